@@ -1,0 +1,165 @@
+r"""The denoiser: a network, a schedule, and what the network is asked to predict.
+
+$$x_t = \alpha x_0 + \sigma \epsilon, \qquad
+L_{\text{simple}} = \mathbb E_{t, x_0, \epsilon}\,\lVert y - \mathrm{net}(x_t, t)\rVert^2,
+\qquad y \in \{\epsilon,\; x_0,\; v = \alpha\epsilon - \sigma x_0\}.$$
+
+Source: Ho et al. (2020), equations 4 and 14; Salimans and Ho (2022), section 4 and appendix D, for `v`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .files import newest_checkpoint, output_folder, read_json, read_tensors, write_json, write_tensors
+from .schedules import SCHEDULES, Schedule, expand
+from .unet import UNet, UNetConfig
+
+
+class Net(Protocol):
+    """Anything that maps `(x (B, C, H, W), t (B,) in [0, 1]) -> (B, C, H, W)`."""
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor: ...
+
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""What a sampler needs: `(x_t (B, C, H, W), t (B,)) -> x0 (B, C, H, W)`, an estimate of the clean image."""
+
+TARGETS = ("eps", "x0", "v")
+
+BUNDLED = Path(__file__).parent / "checkpoints"
+"""Trained models that come with the package, a folder each, loaded by the folder's name."""
+
+
+class Denoiser(nn.Module):
+    """A network that has been told what its output means.
+
+    Called with a noisy batch and its times, it returns the estimate of the clean images, whatever the
+    network itself predicts: samplers need to know nothing more.
+
+    Args:
+        net: the network.
+        schedule: how much noise there is at time t.
+        target: what the network predicts: "eps" (the noise), "x0" (the clean image), "v" (their mix).
+
+    Raises:
+        ValueError: on an unknown target.
+    """
+
+    def __init__(self, net: nn.Module, schedule: Schedule, target: str = "v") -> None:
+        super().__init__()
+        if target not in TARGETS:
+            raise ValueError(f"unknown target {target!r}; choose from {', '.join(TARGETS)}")
+        self.net, self.schedule, self.target = net, schedule, target
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Estimate the clean images.
+
+        Args:
+            x: noisy images at time t, shape (B, C, H, W).
+            t: diffusion times in (0, 1], shape (B,).
+
+        Returns:
+            x0, shape (B, C, H, W), about in [-1, 1].
+        """
+        alpha, sigma = expand(self.schedule.alpha(t), x), expand(self.schedule.sigma(t), x)
+        prediction = self.net(x, t.to(device=x.device, dtype=x.dtype))
+        if self.target == "eps":
+            return (x - sigma * prediction) / alpha
+        if self.target == "x0":
+            return prediction
+        return alpha * x - sigma * prediction
+
+    def save(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors` into a folder, which is made if need be.
+
+        Raises:
+            ValueError: if the folder can't be written to, or the network isn't a `UNet` under one of
+                `SCHEDULES`, so that a configuration could not describe it.
+        """
+        schedule = {"name": self.schedule.name, "steps": self.schedule.steps}
+        if not isinstance(self.net, UNet) or _schedule(**schedule) != self.schedule:
+            raise ValueError("only a UNet under a schedule from SCHEDULES can be saved with its configuration")
+        folder = output_folder(folder)
+        write_tensors(folder / "model.safetensors", self.net.state_dict())
+        net = {"net": self.net.config.to_dict(), "schedule": schedule, "target": self.target}
+        write_json(folder / "config.json", net)
+
+    @classmethod
+    def load(cls, source: str | Path) -> Denoiser:
+        """Read a saved model.
+
+        Args:
+            source: a folder written by `save`, a training run's folder (its newest checkpoint is
+                taken), or the name of a bundled model.
+
+        Raises:
+            ValueError: if there is none, or its files are damaged or don't belong together.
+        """
+        folder = _locate(source)
+        config, weights = read_json(folder / "config.json"), read_tensors(folder / "model.safetensors")
+        try:
+            denoiser = cls(UNet(UNetConfig.from_dict(config["net"])), _schedule(**config["schedule"]), config["target"])
+            denoiser.net.load_state_dict(weights)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"the model in {str(folder)!r} is damaged or not one of dyndiff's: {reason}") from None
+        return denoiser.eval()
+
+
+def bundled() -> list[str]:
+    """The names of the trained models that come with the package."""
+    return sorted(path.parent.name for path in BUNDLED.glob("*/config.json"))
+
+
+def _locate(source: str | Path) -> Path:
+    folder = Path(source)
+    for candidate in (folder, newest_checkpoint(folder), BUNDLED / str(source)):
+        if candidate is not None and (candidate / "config.json").is_file():
+            return candidate
+    raise ValueError(
+        f"no model {str(source)!r}: give a folder that holds a config.json, a training run's folder, "
+        f"or one of {', '.join(bundled())}"
+    )
+
+
+def _schedule(name: str, steps: int) -> Schedule:
+    if name not in SCHEDULES:
+        raise ValueError(f"unknown schedule {name!r}; choose from {', '.join(SCHEDULES)}")
+    return SCHEDULES[name](steps)
+
+
+def perturb(schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """Noise clean images to time t in one go (Ho et al., equation 4).
+
+    Args:
+        x0, eps: clean images and standard normal noise, both (B, C, H, W).
+        t: diffusion times in [0, 1], shape (B,).
+
+    Returns:
+        x_t, shape (B, C, H, W).
+    """
+    return expand(schedule.alpha(t), x0) * x0 + expand(schedule.sigma(t), x0) * eps
+
+
+def denoising_loss(denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """L_simple: the mean squared error of the network's own target (Ho et al., equation 14).
+
+    Args:
+        x0: clean images in [-1, 1], shape (B, C, H, W).
+        t: diffusion times in (0, 1], shape (B,).
+        eps: standard normal noise, shape (B, C, H, W).
+
+    Returns:
+        A scalar; 1 for a network that returns 0 under "eps", and near it under "v".
+    """
+    schedule = denoiser.schedule
+    alpha, sigma = expand(schedule.alpha(t), x0), expand(schedule.sigma(t), x0)
+    wanted = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0}[denoiser.target]
+    prediction = denoiser.net(perturb(schedule, x0, t, eps), t.to(device=x0.device, dtype=x0.dtype))
+    return torch.nn.functional.mse_loss(prediction, wanted)

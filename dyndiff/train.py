@@ -1,0 +1,208 @@
+"""Training: one loop, a generator, whose caller owns the progress bar, the pictures and the stop.
+
+Everything random in step n is a function of the seed and n alone: which images, which times, which
+noise. So a run that was stopped and resumed is, bit for bit on a CPU, the run that never stopped.
+Source: Ho et al. (2020), algorithm 1; times stratified over the batch as in Kingma et al. (2021), I.1.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .data import Images, to_unit
+from .denoiser import Denoiser, denoising_loss
+from .files import (
+    checkpoints,
+    newest_checkpoint,
+    read_json,
+    read_tensors,
+    replacing_folder,
+    write_json,
+    write_tensors,
+)
+from .seeds import generator_for
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train.
+
+    Attributes:
+        steps: optimiser steps in all.
+        batch_size: images a step.
+        learning_rate: of Adam, at the end of the warm-up; it then falls to 0 along a cosine.
+        warmup: steps over which the learning rate rises; they keep the first updates, made with
+            Adam's still empty moments, small.
+        clip_norm: gradients longer than this are scaled down to it: one bad batch can't undo the rest.
+        ema_decay: weights are averaged over about 1 / (1 - ema_decay) steps; the average is the model.
+        seed: of the order of the images, the times and the noise.
+    """
+
+    steps: int = 1000
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    warmup: int = 100
+    clip_norm: float = 1.0
+    ema_decay: float = 0.995
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of step 0, 1, ..."""
+        rise = min(1.0, (step + 1) / max(1, min(self.warmup, self.steps // 2)))
+        return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+class TrainStep(NamedTuple):
+    """What a step of training left behind.
+
+    Attributes:
+        step: how many steps have been made, 1 after the first.
+        loss: this step's loss, a scalar on the training device (reading it waits for the device).
+    """
+
+    step: int
+    loss: Tensor
+
+
+class Run:
+    """All that a training run is: the denoiser, its average, the optimiser, and how far it has come.
+
+    Attributes:
+        denoiser: the weights being trained.
+        ema: their moving average: the model to sample from.
+        step: optimiser steps made.
+        losses: one number a step.
+    """
+
+    def __init__(self, denoiser: Denoiser, config: TrainConfig) -> None:
+        from accelerate import Accelerator  # imported here: reading a checkpoint needs none of it
+
+        self.config = config
+        self.accelerator = Accelerator()
+        self.denoiser = denoiser.to(self.accelerator.device)
+        self.ema = copy.deepcopy(self.denoiser).eval().requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.denoiser.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
+        self.step = 0
+        self.losses: list[float] = []
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a checkpoint, `folder/step-NNNNNN`, then remove the one before it.
+
+        It holds the averaged model, as `Denoiser.save` writes it, and what `resume` needs.
+        """
+        folder = Path(folder)
+        old = checkpoints(folder)
+        path = folder / f"step-{self.step:06d}"
+        with replacing_folder(path) as staged:
+            self.ema.save(staged)
+            write_tensors(staged / "training.safetensors", self._tensors())
+            write_json(staged / "training.json", {"config": asdict(self.config), "losses": self.losses})
+        for checkpoint in old:
+            if checkpoint != path:
+                shutil.rmtree(checkpoint)
+        return path
+
+    @classmethod
+    def resume(cls, folder: str | Path) -> Run:
+        """Go on from the newest checkpoint in a folder.
+
+        Raises:
+            ValueError: if there is none, or its files are damaged or don't belong together.
+        """
+        path = newest_checkpoint(folder)
+        if path is None:
+            raise ValueError(f"no checkpoint to resume in {str(folder)!r}")
+        saved = read_json(path / "training.json")
+        try:
+            run = cls(Denoiser.load(path), TrainConfig(**saved["config"]))
+            run.losses = [float(loss) for loss in saved["losses"]]
+            run.step = len(run.losses)
+            run._load_tensors(read_tensors(path / "training.safetensors"))
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"the checkpoint {str(path)!r} is damaged: {error}") from None
+        return run
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"net.{name}": value for name, value in self.denoiser.net.state_dict().items()}
+        for name, parameter in self.denoiser.net.named_parameters():
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"adam.{key}.{name}"] = value
+        return tensors
+
+    def _load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        net = self.denoiser.net
+        net.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("net.")})
+        state = self.optimizer.state_dict()
+        for index, (name, parameter) in enumerate(net.named_parameters()):
+            moments = {key: tensors[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+            if moments["exp_avg"].shape != parameter.shape or moments["exp_avg_sq"].shape != parameter.shape:
+                raise ValueError(f"the optimiser's state for {name} has another shape than the weights")
+            state["state"][index] = moments
+        self.optimizer.load_state_dict(state)
+
+
+def train(run: Run, images: Images) -> Iterator[TrainStep]:
+    """Train until the run's configuration says it is done; stop whenever you like.
+
+    Args:
+        run: a new `Run(denoiser, config)`, or `Run.resume(folder)`.
+        images: what to learn, with the network's number of channels.
+
+    Yields:
+        One `TrainStep` after each optimiser step; the run is whole at that moment and can be saved.
+
+    Raises:
+        ValueError: if the images don't fit the network, or the loss is no longer a finite number.
+    """
+    config, denoiser, device = run.config, run.denoiser, run.accelerator.device
+    weights, averages = list(denoiser.parameters()), list(run.ema.parameters())
+    denoiser.train()
+    while run.step < config.steps:
+        generator = generator_for(config.seed, "noise", run.step)
+        x0 = to_unit(images.pixels[_batch(len(images), run.step, config)]).to(device)
+        t = (torch.arange(1, config.batch_size + 1) - torch.rand((), generator=generator)) / config.batch_size
+        eps = torch.randn(x0.shape, generator=generator).to(device)
+
+        loss = denoising_loss(denoiser, x0, t, eps)
+        if not math.isfinite(value := loss.item()):
+            raise ValueError(f"the loss became {value} in step {run.step + 1}: a lower learning rate may help")
+        run.accelerator.backward(loss)
+        torch.nn.utils.clip_grad_norm_(weights, config.clip_norm)
+        for group in run.optimizer.param_groups:
+            group["lr"] = config.learning_rate_at(run.step)
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+
+        decay = min(config.ema_decay, (1 + run.step) / (10 + run.step))  # short at first: forget the start
+        with torch.no_grad():
+            torch._foreach_lerp_(averages, weights, 1 - decay)
+        run.step += 1
+        run.losses.append(value)
+        yield TrainStep(run.step, loss.detach())
+
+
+def _batch(count: int, step: int, config: TrainConfig) -> Tensor:
+    """The images of a step: one shuffled pass over all of them after another, shape (batch_size,)."""
+    start = step * config.batch_size
+    epochs = range(start // count, (start + config.batch_size - 1) // count + 1)
+    shuffles = [generator_for(config.seed, "order", epoch) for epoch in epochs]
+    order = torch.cat([torch.randperm(count, generator=shuffle) for shuffle in shuffles])
+    return order[start - epochs[0] * count :][: config.batch_size]
