@@ -11,21 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .files import newest_checkpoint, output_folder, read_json, read_tensors, write_json, write_tensors
-from .schedules import SCHEDULES, Schedule, expand
+from .schedules import SCHEDULES, Schedule, create_schedule, expand
 from .unet import UNet, UNetConfig
-
-
-class Net(Protocol):
-    """Anything that maps `(x (B, C, H, W), t (B,) in [0, 1]) -> (B, C, H, W)`."""
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor: ...
-
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """What a sampler needs: `(x_t (B, C, H, W), t (B,)) -> x0 (B, C, H, W)`, an estimate of the clean image."""
@@ -43,7 +35,8 @@ class Denoiser(nn.Module):
     network itself predicts: samplers need to know nothing more.
 
     Args:
-        net: the network.
+        net: the network, `(x (B, C, H, W), t (B,) in [0, 1]) -> (B, C, H, W)`. Training and calling
+            ask no more of it; `save` and `sample` also read a `UNet`'s configuration.
         schedule: how much noise there is at time t.
         target: what the network predicts: "eps" (the noise), "x0" (the clean image), "v" (their mix).
 
@@ -51,7 +44,7 @@ class Denoiser(nn.Module):
         ValueError: on an unknown target.
     """
 
-    def __init__(self, net: nn.Module, schedule: Schedule, target: str = "v") -> None:
+    def __init__(self, net: UNet, schedule: Schedule, target: str = "v") -> None:
         super().__init__()
         if target not in TARGETS:
             raise ValueError(f"unknown target {target!r}; choose from {', '.join(TARGETS)}")
@@ -83,7 +76,7 @@ class Denoiser(nn.Module):
                 `SCHEDULES`, so that a configuration could not describe it.
         """
         schedule = {"name": self.schedule.name, "steps": self.schedule.steps}
-        if not isinstance(self.net, UNet) or _schedule(**schedule) != self.schedule:
+        if not isinstance(self.net, UNet) or not _is_named(self.schedule):
             raise ValueError("only a UNet under a schedule from SCHEDULES can be saved with its configuration")
         folder = output_folder(folder)
         write_tensors(folder / "model.safetensors", self.net.state_dict())
@@ -104,7 +97,9 @@ class Denoiser(nn.Module):
         folder = _locate(source)
         config, weights = read_json(folder / "config.json"), read_tensors(folder / "model.safetensors")
         try:
-            denoiser = cls(UNet(UNetConfig.from_dict(config["net"])), _schedule(**config["schedule"]), config["target"])
+            denoiser = cls(
+                UNet(UNetConfig.from_dict(config["net"])), create_schedule(**config["schedule"]), config["target"]
+            )
             denoiser.net.load_state_dict(weights)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
@@ -128,10 +123,8 @@ def _locate(source: str | Path) -> Path:
     )
 
 
-def _schedule(name: str, steps: int) -> Schedule:
-    if name not in SCHEDULES:
-        raise ValueError(f"unknown schedule {name!r}; choose from {', '.join(SCHEDULES)}")
-    return SCHEDULES[name](steps)
+def _is_named(schedule: Schedule) -> bool:
+    return schedule.name in SCHEDULES and schedule == create_schedule(schedule.name, schedule.steps)
 
 
 def perturb(schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ extractor the numbers compare with each other only.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor

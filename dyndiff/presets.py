@@ -6,7 +6,7 @@ from .unet import UNet, UNetConfig
 
 PRESETS = {
     "unet-digits": UNetConfig(channels=1, size=16, widths=(16, 32, 64), depth=1, attention=(2,)),
-    "cunet-digits": UNetConfig(channels=1, size=16, widths=(8, 16, 32), depth=1, attention=(2,), block="dynamic"),
+    "cunet-digits": UNetConfig(channels=1, size=16, widths=(8, 24, 32), depth=1, attention=(2,), block="dynamic"),
 }
 """`unet-*` is the standard DDPM U-Net, `cunet-*` the continuous one: another block, narrower, nothing else."""
 

@@ -12,12 +12,13 @@ are the caller's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .denoiser import Denoise
+from .denoiser import Denoise, Denoiser
 from .schedules import Schedule
 from .seeds import generator_for
 
@@ -115,6 +116,53 @@ Sampler = Callable[..., Iterator[Step]]
 SAMPLERS: dict[str, Sampler] = {"ancestral": ancestral, "ddim": ddim}
 
 
+def sample(
+    denoiser: Denoiser,
+    count: int,
+    *,
+    size: int | None = None,
+    sampler: str = "ddim",
+    steps: int = 50,
+    seed: int = 0,
+    batch_size: int = 500,
+    progress: Callable[[int], object] = lambda images: None,
+) -> Tensor:
+    """Draw images from a model, in batches, each image from a seed of its own.
+
+    Args:
+        denoiser: the model, on the device that is to do the work.
+        count: how many images, >= 1.
+        size: their side in pixels; the one that the network is meant for if not given.
+        sampler: a key of `SAMPLERS`.
+        steps: network calls an image, >= 1, at times spread uniformly.
+        seed: image i of two calls with one seed is the same, whatever the count and the batch size.
+        batch_size: images at a time, >= 1.
+        progress: called after each step with the number of images in the batch.
+
+    Returns:
+        (count, C, size, size) in about [-1, 1], on the CPU.
+
+    Raises:
+        ValueError: on an unknown sampler, or a count, step or batch size below 1.
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"unknown sampler {sampler!r}; choose from {', '.join(SAMPLERS)}")
+    if count < 1 or batch_size < 1:
+        raise ValueError(f"count and batch_size must be at least 1, got {count} and {batch_size}")
+    ts, config = denoiser.schedule.grid(steps), denoiser.net.config
+    shape = (config.channels, size or config.size, size or config.size)
+    device = next(denoiser.parameters()).device
+    generators, images = per_sample(seed, count), []
+    for start in range(0, count, batch_size):
+        own = generators[start : start + batch_size]
+        x = noise_like(torch.empty(len(own), *shape, device=device), own)
+        for step in SAMPLERS[sampler](denoiser, denoiser.schedule, x, ts, generator=own):
+            x = step.x
+            progress(len(own))
+        images.append(x.cpu())
+    return torch.cat(images)
+
+
 def clamped(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
     """Keep a denoiser's estimates in the images' range, as Ho et al.'s released sampler does."""
     return lambda x, t: denoise(x, t).clamp(low, high)
@@ -152,7 +200,7 @@ def _pairs(ts: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         raise ValueError(f"a grid of times needs at least two of them in one dimension, got shape {tuple(ts.shape)}")
     if not bool((ts.diff() < 0).all()) or ts[0] > 1 or ts[-1] < 0:
         raise ValueError("a sampler's times must fall strictly and lie in [0, 1]")
-    return zip(ts[:-1], ts[1:], strict=True)
+    return pairwise(ts)
 
 
 def _fill(t: Tensor, x: Tensor) -> Tensor:

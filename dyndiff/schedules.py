@@ -13,6 +13,7 @@ noise is added at a constant rate, so both agree exactly wherever the chain is d
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -126,14 +127,25 @@ def cosine(steps: int = 1000) -> Schedule:
 def sigmoid(steps: int = 1000) -> Schedule:
     """alpha^2 falls like a sigmoid from -3 to 3: Jabri et al. (2022), section 2.3, betas capped at 0.999."""
     ends = [1 / (1 + math.exp(3)), 1 / (1 + math.exp(-3))]
-    return _from_alpha_bar(
-        lambda t: (ends[1] - 1 / (1 + math.exp(3 - 6 * t))) / (ends[1] - ends[0]), steps, "sigmoid"
-    )
+    return _from_alpha_bar(lambda t: (ends[1] - 1 / (1 + math.exp(3 - 6 * t))) / (ends[1] - ends[0]), steps, "sigmoid")
 
 
-def _from_alpha_bar(alpha_bar, steps: int, name: str) -> Schedule:
+def _from_alpha_bar(alpha_bar: Callable[[float], float], steps: int, name: str) -> Schedule:
     ratio = [alpha_bar((i + 1) / steps) / alpha_bar(i / steps) for i in range(steps)]
     return Schedule(tuple(min(1 - r, 0.999) for r in ratio), name)
 
 
 SCHEDULES = {"linear": linear, "cosine": cosine, "sigmoid": sigmoid}
+
+
+def create_schedule(name: str, steps: int = 1000) -> Schedule:
+    """A schedule by name.
+
+    Raises:
+        ValueError: on a name that is not in `SCHEDULES`, or a chain of fewer than 1 step.
+    """
+    if name not in SCHEDULES:
+        raise ValueError(f"unknown schedule {name!r}; choose from {', '.join(SCHEDULES)}")
+    if steps < 1:
+        raise ValueError(f"a chain needs at least 1 step, got {steps}")
+    return SCHEDULES[name](steps)

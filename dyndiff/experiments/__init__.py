@@ -1,0 +1,1 @@
+"""What the commands and the chapters measure: a function each, a JSON record each."""

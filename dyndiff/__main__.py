@@ -1,0 +1,5 @@
+"""`python -m dyndiff` is `dyndiff`."""
+
+from .cli import main
+
+main()
