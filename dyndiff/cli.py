@@ -6,8 +6,14 @@ import sys
 from collections.abc import Callable
 from json import dumps
 from pathlib import Path
+from typing import Annotated
 
 import tyro
+from tyro.conf import Positional, arg
+
+Preset = Annotated[Positional[str], arg(metavar="PRESET")]
+Presets = Annotated[Positional[tuple[str, ...]], arg(metavar="PRESET...")]
+Model = Annotated[Positional[str], arg(metavar="RUN_OR_NAME")]
 
 
 def demo(
@@ -46,7 +52,7 @@ def demo(
 
 
 def train(
-    preset: tyro.conf.Positional[str],
+    preset: Preset,
     out: Path,
     data: str = "digits",
     steps: int = 1200,
@@ -86,7 +92,7 @@ def train(
 
 
 def sample(
-    model: tyro.conf.Positional[str],
+    model: Model,
     out: Path,
     count: int = 60,
     size: int | None = None,
@@ -118,7 +124,7 @@ def sample(
 
 
 def evaluate(
-    model: tyro.conf.Positional[str],
+    model: Model,
     samples: int = 500,
     sampler: str = "ancestral",
     steps: int = 50,
@@ -150,7 +156,7 @@ def evaluate(
 
 
 def profile(
-    presets: tyro.conf.Positional[tuple[str, ...]],
+    presets: Presets,
     size: int | None = None,
     batch_size: int = 1,
     repeats: int = 30,
@@ -194,7 +200,7 @@ def main(args: list[str] | None = None) -> None:
             COMMANDS,
             prog="dyndiff",
             description="Diffusion models whose denoiser is a continuous dynamical system. Start with: dyndiff demo",
-            args=args,
+            args=(sys.argv[1:] if args is None else args) or ["--help"],
         )
     except ValueError as error:
         _stop(f"dyndiff: {error}", 2)

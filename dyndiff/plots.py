@@ -74,14 +74,14 @@ def image_grids(panels: dict[str, Tensor], columns: int = 10, across: int | None
             ax.axis("off")
         for ax, (title, sheet) in zip(axes.flat, sheets.items(), strict=False):
             ax.imshow(sheet.squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            ax.set_title(title, fontsize=10)
+            ax.set_title(title, fontsize=11, color=colour(title))
     return figure
 
 
 def training_curves(losses: dict[str, list[float]], ylabel: str = "loss", window: int = 25) -> Figure:
     """Loss against step for each run: every step faintly, and the mean of the last `window` steps."""
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import FormatStrFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     with plt.rc_context(STYLE):
         figure, ax = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
@@ -92,7 +92,8 @@ def training_curves(losses: dict[str, list[float]], ylabel: str = "loss", window
             ax.plot(range(1, len(raw) + 1), raw, color=colour(name), alpha=0.15, linewidth=0.8)
             ax.plot(range(width, len(raw) + 1), mean, color=colour(name), linewidth=1.8, label=name)
         ax.set(xlabel="optimiser step", ylabel=ylabel, yscale="log")
-        ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
         ax.legend(frameon=False)
     return figure
@@ -102,6 +103,6 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, in one rename, and close it."""
     import matplotlib.pyplot as plt
 
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, plt.rc_context(STYLE):
         figure.savefig(temporary)
     plt.close(figure)

@@ -17,7 +17,7 @@ quick = settings(max_examples=60, deadline=None, derandomize=True)
 
 def chain_alpha_bar(schedule: Schedule) -> torch.Tensor:
     """alpha^2 at i / T for i = 1..T."""
-    return schedule.alpha(torch.arange(1, schedule.steps + 1) / schedule.steps).square()
+    return schedule.alpha(torch.arange(1, schedule.steps + 1).double() / schedule.steps).square()
 
 
 def test_linear_betas_are_those_of_ho_et_al():
@@ -105,6 +105,10 @@ def test_time_of_clamps_to_the_ends():
     assert cosine().time_of(torch.tensor([-1e3, -math.inf, math.inf])).tolist() == [1, 1, 0]
 
 
+def test_a_python_float_is_as_good_as_a_float64_tensor():
+    assert torch.equal(cosine().log_snr(0.1), cosine().log_snr(torch.tensor(0.1, dtype=torch.float64)))
+
+
 def test_methods_keep_the_shape_and_return_float64():
     t = torch.rand(2, 3, generator=torch.Generator().manual_seed(0))
     for method in (cosine().log_snr, cosine().alpha, cosine().sigma, cosine().time_of):
@@ -142,7 +146,7 @@ def test_expand_refuses_other_shapes(shape):
 @pytest.mark.parametrize("method", ["log_snr", "alpha", "sigma"])
 def test_times_outside_the_unit_interval_are_refused(method, t):
     with pytest.raises(ValueError, match=r"lies in \[0, 1\]"):
-        getattr(linear(), method)(torch.tensor([0.5, t]))
+        getattr(linear(), method)(torch.tensor([0.5, t], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("betas", [(), (0.0,), (0.5, -0.1), (1.1,), (math.nan,)])

@@ -42,6 +42,7 @@ def demo(out: str | Path, config: TrainConfig, samples: int = 500, sampling_step
         Interrupted: on Ctrl-C; what is done is saved.
     """
     out, started = output_folder(out), time.perf_counter()
+    resumed = (out / "runs").exists()
     runs = {name: train_model(name, out / "runs" / name, config) for name in MODELS}
     drawn = {}
     for name, run in runs.items():
@@ -61,11 +62,13 @@ def demo(out: str | Path, config: TrainConfig, samples: int = 500, sampling_step
         "latency_batch": 64,
         "models": models,
         "real_digits": digit_reference(samples),
+        "resumed": resumed,
         "seconds": time.perf_counter() - started,
     }
     real = to_unit(load_images("digits", "test", size=16).pixels)
-    panels = {"real digits": real[:60], **{name: images[:60] for name, images in drawn.items()}}
-    save_figure(image_grids(panels), out / "samples.png")
+    titles = {cost.name: f"{cost.name}, {cost.params:,} parameters" for cost in costs}
+    panels = {"real digits": real[:64], **{titles[name]: images[:64] for name, images in drawn.items()}}
+    save_figure(image_grids(panels, columns=8), out / "samples.png")
     save_figure(training_curves({name: run.losses for name, run in runs.items()}, "loss (v)"), out / "training.png")
     write_record(out / "comparison.json", comparison)
     return comparison

@@ -40,6 +40,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("demo", type=Path, help="the demo's output folder")
     folder = parser.parse_args().demo
+    if read_json(folder / "comparison.json")["resumed"]:
+        raise SystemExit("the demo went on from an earlier one, so its seconds are not the whole: run it anew")
     for file in ("samples.png", "training.png", "comparison.json"):
         shutil.copy(folder / file, output_folder(RESULTS) / file)
     for name in MODELS:

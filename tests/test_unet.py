@@ -1,0 +1,254 @@
+"""The skeleton and its two blocks: shapes, dynamics, and what depends on what."""
+
+import json
+import math
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+import dyndiff.unet
+from dyndiff import PRESETS, DynamicBlock, ResBlock, UNet, UNetConfig, create_model
+from dyndiff.ode import METHODS, leapfrog
+from dyndiff.profile import count_flops, count_parameters
+
+BLOCKS = ["res", "dynamic"]
+EMB = 6
+
+
+def noise(*shape, dtype=torch.float64, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.fixture
+def block(randomised):
+    """A dynamic block from 4 to 8 channels, in float64, with every weight moved."""
+    return randomised(DynamicBlock(4, 8, EMB).double())
+
+
+@pytest.fixture
+def motion(block, monkeypatch):
+    """What the block asks the solver to integrate: force, x(0), v(0), gamma."""
+    seen = []
+
+    def spy(force, x, v, gamma, **solver):
+        seen[:] = [force, x, v, gamma]
+        return x, v
+
+    monkeypatch.setattr(dyndiff.unet, "integrate", spy)
+
+    def asked(x, emb):
+        block(x, emb)
+        return tuple(seen)
+
+    return asked
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+@pytest.mark.parametrize(("channels", "height", "width"), [(1, 8, 8), (3, 4, 12), (2, 16, 8)])
+def test_output_has_the_inputs_shape(kind, channels, height, width, tiny):
+    net = UNet(replace(tiny, channels=channels, block=kind, widths=(4, 8, 8), depth=2))
+    x = noise(3, channels, height, width, dtype=torch.float32)
+    assert net(x, torch.rand(3)).shape == x.shape
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_run_at_their_own_size(name):
+    net = create_model(name)
+    shape = (2, net.config.channels, net.config.size, net.config.size)
+    assert net(torch.randn(shape), torch.rand(2)).shape == shape
+
+
+@pytest.mark.parametrize("kind", [ResBlock, DynamicBlock])
+def test_a_fresh_block_passes_its_input_on(kind):
+    x = noise(2, 8, 4, 4, dtype=torch.float32)
+    assert torch.equal(kind(8, 8, EMB)(x, torch.randn(2, EMB)), x)
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_a_fresh_network_predicts_zero(kind, tiny):
+    assert not UNet(replace(tiny, block=kind))(torch.randn(2, 1, 8, 8), torch.rand(2)).any()
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_output_depends_on_diffusion_time(kind, tiny, randomised):
+    net, x = randomised(UNet(replace(tiny, block=kind))), torch.randn(1, 1, 8, 8).expand(2, -1, -1, -1)
+    early, late = net(x, torch.tensor([0.2, 0.8]))
+    assert (early - late).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_gradient_reaches_every_weight(kind, tiny, randomised):
+    """The time embedding's, both velocities' and the damping's included."""
+    net = randomised(UNet(replace(tiny, block=kind)))
+    net(torch.randn(2, 1, 8, 8), torch.rand(2)).square().sum().backward()
+    dead = [name for name, weight in net.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert dead == []
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_a_sample_does_not_see_its_batch_mates(kind, tiny, randomised):
+    net = randomised(UNet(replace(tiny, block=kind))).double()
+    x, t = noise(5, 1, 8, 8), torch.linspace(0.1, 1, 5, dtype=torch.float64)
+    alone = torch.cat([net(x[i : i + 1], t[i : i + 1]) for i in range(5)])
+    torch.testing.assert_close(net(x, t), alone, atol=1e-12, rtol=0)
+
+
+def test_attention_lets_far_pixels_meet(tiny, randomised):
+    """A change in one corner reaches the other only where a level attends (its convolutions see 3 pixels)."""
+    x = noise(1, 1, 32, 32)
+    changed = x.clone()
+    changed[..., 0, 0] += 1
+    for attention, meets in (((0,), True), ((), False)):
+        attend = randomised(dyndiff.unet.Attention(4).double()) if attention else torch.nn.Conv2d(4, 4, 3).double()
+        h = [attend(image.expand(-1, 4, -1, -1)) for image in (x, changed)]
+        assert bool((h[0] - h[1])[..., -1, -1].any()) == meets
+
+
+def test_solver_steps_and_method_belong_to_the_config(tiny, randomised):
+    """One set of weights, another solver: the state dict does not change, the output does."""
+    config = replace(tiny, block="dynamic")
+    one, many = UNet(config), UNet(replace(config, steps=4, method="rk4"))
+    many.load_state_dict(randomised(one).state_dict())
+    x, t = torch.randn(1, 1, 8, 8), torch.ones(1)
+    assert (one(x, t) - many(x, t)).abs().max() > 1e-6
+
+
+def test_solver_steps_of_a_block_can_be_changed(block):
+    x, emb = noise(2, 4, 4, 4), noise(2, EMB)
+    once = block(x, emb)
+    block.steps = 5
+    assert not torch.equal(block(x, emb), once)
+
+
+def test_leapfrog_converges_to_rk4(block):
+    """Second order: eight times the steps, a sixty-fourth of the error (a tenth is asked)."""
+    x, emb = noise(2, 4, 4, 4), noise(2, EMB)
+    block.method, block.steps = "rk4", 32
+    exact = torch.cat(block.flow(block.enter(x), emb))
+    block.method, errors = "leapfrog", {}
+    for block.steps in (1, 8):
+        errors[block.steps] = float((torch.cat(block.flow(block.enter(x), emb)) - exact).norm() / exact.norm())
+    assert errors[8] < errors[1] / 10
+    assert errors[8] < 1e-3
+
+
+def test_position_leaves_with_the_initial_velocity(motion):
+    """dx/dtau = v: after a depth h of 1e-6 the position has moved by h v(0), to first order."""
+    force, x, v, gamma = motion(noise(2, 4, 4, 4), noise(2, EMB))
+    moved, _ = leapfrog(force, x, v, gamma, 0.0, 1e-6, 1)
+    torch.testing.assert_close((moved - x) / 1e-6, v, atol=1e-4, rtol=0)
+
+
+def test_initial_velocity_is_a_map_of_the_initial_position(block, motion):
+    _, x, v, _ = motion(noise(2, 4, 4, 4), noise(2, EMB))
+    _, _, other, _ = motion(noise(2, 4, 4, 4), noise(2, EMB, seed=1))
+    assert v.abs().max() > 0.1
+    assert torch.equal(v, block.velocity(x))
+    assert torch.equal(v, other)  # another diffusion time
+
+
+def test_force_does_not_see_the_velocity(block, motion):
+    """Damping aside: other initial velocities, the same accelerations everywhere."""
+    x, emb = noise(2, 4, 4, 4), noise(2, EMB)
+    force, start, v, _ = motion(x, emb)
+    before = force(start, 0.3)
+    with torch.no_grad():
+        block.velocity.weight.mul_(3)
+    after, _, faster, _ = motion(x, emb)
+    assert not torch.equal(v, faster)
+    assert torch.equal(after(start, 0.3), before)
+
+
+def test_force_depends_on_depth_and_on_diffusion_time(motion):
+    force, x, _, _ = motion(noise(2, 4, 4, 4), noise(2, EMB))
+    later, *_ = motion(noise(2, 4, 4, 4), noise(2, EMB, seed=1))
+    assert not torch.equal(force(x, 0.0), force(x, 1.0))
+    assert not torch.equal(force(x, 0.0), later(x, 0.0))
+
+
+def test_damping_is_a_positive_rate_per_channel(block, motion):
+    with torch.no_grad():
+        block.damping.copy_(torch.linspace(-50, 50, 8))
+    *_, gamma = motion(noise(2, 4, 4, 4), noise(2, EMB))
+    assert gamma.shape == (8, 1, 1)
+    assert (gamma >= 0).all()
+    assert float(gamma[-1]) == pytest.approx(50)
+    assert float(torch.nn.functional.softplus(DynamicBlock(4, 8, EMB).damping[0])) == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_inside_a_block(method, block):
+    block.method, block.steps = method, 2
+    x = noise(2, 4, 4, 4)
+    torch.autograd.grad(block(x, noise(2, EMB)).square().sum(), block.damping)[0].isfinite().all()
+
+
+def test_the_two_presets_differ_in_block_and_widths_alone():
+    one, other = asdict(PRESETS["unet-digits"]), asdict(PRESETS["cunet-digits"])
+    assert {key for key in one if one[key] != other[key]} == {"block", "widths"}
+    assert (one["block"], other["block"]) == ("res", "dynamic")
+
+
+def test_the_continuous_preset_costs_a_third_or_less():
+    unet, cunet = create_model("unet-digits"), create_model("cunet-digits")
+    inputs = (torch.randn(1, 1, 16, 16), torch.ones(1))
+    assert count_parameters(cunet) <= 0.30 * count_parameters(unet)
+    assert count_flops(cunet, inputs) <= 0.35 * count_flops(unet, inputs)
+
+
+def test_config_survives_json(tiny):
+    assert UNetConfig.from_dict(json.loads(json.dumps(tiny.to_dict()))) == tiny
+
+
+def test_unknown_preset_lists_the_known():
+    with pytest.raises(ValueError, match="'unet-mega'.*unet-digits, cunet-digits"):
+        create_model("unet-mega")
+
+
+def test_unknown_setting_lists_the_known():
+    with pytest.raises(ValueError, match="'colour'.*channels, size, widths"):
+        UNetConfig.from_dict({"colour": "red"})
+
+
+BAD_CONFIGS = [
+    ({"block": "transformer"}, "'transformer'.*res, dynamic"),
+    ({"method": "dopri5"}, "'dopri5'.*leapfrog, euler"),
+    ({"steps": 0}, "at least 1 step, got 0"),
+    ({"widths": ()}, r"multiples of 4, got \(\)"),
+    ({"widths": (6, 8)}, r"multiples of 4, got \(6, 8\)"),
+    ({"widths": (8, 0)}, r"multiples of 4, got \(8, 0\)"),
+    ({"widths": (8, -4)}, r"multiples of 4, got \(8, -4\)"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD_CONFIGS, ids=[str(bad) for bad, _ in BAD_CONFIGS])
+def test_config_refuses_what_cannot_be_built(settings, message):
+    with pytest.raises(ValueError, match=message):
+        UNetConfig(**settings)
+
+
+def test_whatever_width_is_accepted_can_attend():
+    """100 channels do not split into heads of 32: refused when it is built, or made to work."""
+    try:
+        net = UNet(UNetConfig(size=4, widths=(100,), depth=1, attention=(0,)))
+    except ValueError:
+        return
+    assert net(torch.randn(1, 1, 4, 4), torch.ones(1)).shape == (1, 1, 4, 4)
+
+
+BAD_INPUTS = [
+    ((2, 1, 8, 9), (2,), "divide by 2 for 2 levels, got 8x9"),
+    ((2, 1, 7, 8), (2,), "divide by 2 for 2 levels, got 7x8"),
+    ((2, 3, 8, 8), (2,), r"\(B, 1, H, W\), got \(2, 3, 8, 8\)"),
+    ((1, 8, 8), (1,), r"\(B, 1, H, W\), got \(1, 8, 8\)"),
+    ((2, 1, 8, 8), (1,), r"t must be \(2,\), got \(1,\)"),
+    ((2, 1, 8, 8), (), r"t must be \(2,\), got \(\)"),
+    ((2, 1, 8, 8), (2, 1), r"t must be \(2,\), got \(2, 1\)"),
+]
+
+
+@pytest.mark.parametrize(("x", "t", "message"), BAD_INPUTS)
+def test_network_refuses_shapes_that_do_not_fit(x, t, message, tiny):
+    with pytest.raises(ValueError, match=message):
+        UNet(tiny)(torch.zeros(x), torch.zeros(t))
