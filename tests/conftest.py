@@ -14,6 +14,12 @@ from dyndiff import UNetConfig
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def seeded_weights():
+    """New networks, and noise without a generator, are the same in every run of a test."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def tiny() -> UNetConfig:
     """Two levels, attention included, in 7,000 weights."""

@@ -206,6 +206,7 @@ DAMAGES = {
     "unknown setting": config("net", "colour", value="red"),
     "channels is text": config("net", "channels", value="1"),
     "channels is 0": config("net", "channels", value=0),
+    "channels without bound": config("net", "channels", value=10**30),
     "size is text": config("net", "size", value="8"),
     "size is negative": config("net", "size", value=-8),
     "widths is a number": config("net", "widths", value=8),

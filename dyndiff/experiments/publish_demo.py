@@ -27,9 +27,9 @@ def readme_block(comparison: dict[str, Any]) -> str:
     return (
         f"{comparison_table(comparison)}\n\n"
         f"Both learned {comparison['data'].split(':')[0]}, {config['steps']:,} steps of batch {config['batch_size']}, "
-        f"seed {config['seed']}; {comparison['samples']} samples of {comparison['sampling_steps']} ancestral steps each. "
-        f"One seed: a first look, not an experiment. Fréchet distances are to the 500 test digits in the features of a "
-        f"small bundled classifier; under “real digits” stands that of as many training digits. "
+        f"seed {config['seed']}; {comparison['samples']} samples of {comparison['sampling_steps']} ancestral steps. "
+        f"One seed: a first look, not an experiment. Fréchet distances are to the 500 test digits in the features "
+        f"of a small bundled classifier; under “real digits” stands that of as many training digits. "
         f"Made by `{measured['command']}` in {comparison['seconds']:.0f} s "
         f"({measured['device']}, torch {measured['versions']['torch']}).\n"
     )
