@@ -202,7 +202,7 @@ def main(args: list[str] | None = None) -> None:
             description="Diffusion models whose denoiser is a continuous dynamical system. Start with: dyndiff demo",
             args=(sys.argv[1:] if args is None else args) or ["--help"],
         )
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         _stop(f"dyndiff: {error}", 2)
     except Interrupted as error:
         _stop(f"\ndyndiff: {error}. The same command goes on from there.", 130)

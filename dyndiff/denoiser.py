@@ -50,18 +50,19 @@ class Denoiser(nn.Module):
             raise ValueError(f"unknown target {target!r}; choose from {', '.join(TARGETS)}")
         self.net, self.schedule, self.target = net, schedule, target
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Estimate the clean images.
 
         Args:
             x: noisy images at time t, shape (B, C, H, W).
             t: diffusion times in (0, 1], shape (B,).
+            labels: for a class-conditional network, int64 of shape (B,).
 
         Returns:
             x0, shape (B, C, H, W), about in [-1, 1].
         """
         alpha, sigma = expand(self.schedule.alpha(t), x), expand(self.schedule.sigma(t), x)
-        prediction = self.net(x, t.to(device=x.device, dtype=x.dtype))
+        prediction = _ask(self.net, x, t, labels)
         if self.target == "eps":
             return (x - sigma * prediction) / alpha
         if self.target == "x0":
@@ -140,13 +141,24 @@ def perturb(schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     return expand(schedule.alpha(t), x0) * x0 + expand(schedule.sigma(t), x0) * eps
 
 
-def denoising_loss(denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+def denoising_loss(
+    denoiser: Denoiser,
+    x0: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    labels: Tensor | None = None,
+    *,
+    min_snr: float | None = None,
+) -> Tensor:
     """L_simple: the mean squared error of the network's own target (Ho et al., equation 14).
 
     Args:
         x0: clean images in [-1, 1], shape (B, C, H, W).
         t: diffusion times in (0, 1], shape (B,).
         eps: standard normal noise, shape (B, C, H, W).
+        labels: for a class-conditional network, int64 of shape (B,).
+        min_snr: weigh the error of x0 by min(SNR, this) in place of the SNR: Hang et al. (2023), section
+            3.3 (they take 5; None leaves it out). Easy, almost clean images then count less.
 
     Returns:
         A scalar; 1 for a network that returns 0 under "eps", and near it under "v".
@@ -154,5 +166,20 @@ def denoising_loss(denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> Te
     schedule = denoiser.schedule
     alpha, sigma = expand(schedule.alpha(t), x0), expand(schedule.sigma(t), x0)
     wanted = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0}[denoiser.target]
-    prediction = denoiser.net(perturb(schedule, x0, t, eps), t.to(device=x0.device, dtype=x0.dtype))
-    return torch.nn.functional.mse_loss(prediction, wanted)
+    prediction = _ask(denoiser.net, perturb(schedule, x0, t, eps), t, labels)
+    error = (prediction - wanted).square().flatten(1).mean(1)  # (B,)
+    if min_snr is not None:
+        error = error * _min_snr_weight(schedule, denoiser.target, t, min_snr).to(error)
+    return error.mean()
+
+
+def _min_snr_weight(schedule: Schedule, target: str, t: Tensor, most: float) -> Tensor:
+    """What turns each target's error into min(SNR, most) times that of x0, shape (B,)."""
+    snr = schedule.log_snr(t).exp()
+    return snr.clamp(max=most) / {"eps": snr, "x0": torch.ones_like(snr), "v": snr + 1}[target]
+
+
+def _ask(net: UNet, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    """The network's output; its clock keeps at least float32, whatever the images are in."""
+    t = t.to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
+    return net(x, t) if labels is None else net(x, t, labels)

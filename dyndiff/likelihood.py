@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoise, perturb
-from .samplers import Generators, noise_like
 from .schedules import Schedule
+from .seeds import Generators, noise_like
 
 BIN = 1 / 127.5
 """The distance between neighbouring byte values in [-1, 1]."""

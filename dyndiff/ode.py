@@ -94,5 +94,5 @@ def check_solver(method: str, steps: int) -> None:
     """Raise ValueError unless `method` is one of `METHODS` and `steps` is at least 1."""
     if method not in METHODS:
         raise ValueError(f"unknown solver method {method!r}; choose from {', '.join(METHODS)}")
-    if steps < 1:
+    if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"a solver needs at least 1 step, got {steps}")

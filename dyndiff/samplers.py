@@ -4,26 +4,22 @@ Every sampler is a generator with one signature,
 
     sampler(denoise, schedule, x, ts, *, generator) -> Iterator[Step],
 
-and knows the network only through `denoise(x_t, t) -> x0`. Each moves from time t to an earlier s with
-what $q(x_s \mid x_t, x_0)$ or a deterministic path allows; progress bars, pictures and early stops
-are the caller's.
+and knows the network only through `denoise(x_t, t) -> x0`. Each moves from time t to an earlier s; how
+it bridges the gap is all that tells them apart. Progress bars, pictures and early stops are the
+caller's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .denoiser import Denoise, Denoiser
-from .schedules import Schedule
-from .seeds import generator_for
-
-Generators = torch.Generator | Sequence[torch.Generator] | None
-"""Where noise comes from: one generator for the batch, or one per sample (see `per_sample`)."""
+from .denoiser import Denoise
+from .schedules import Schedule, falling
+from .seeds import Generators, noise_like
 
 
 class Step(NamedTuple):
@@ -42,7 +38,13 @@ class Step(NamedTuple):
 
 @torch.no_grad()
 def ancestral(
-    denoise: Denoise, schedule: Schedule, x: Tensor, ts: Tensor, *, generator: Generators = None
+    denoise: Denoise,
+    schedule: Schedule,
+    x: Tensor,
+    ts: Tensor,
+    *,
+    generator: Generators = None,
+    variance: str = "small",
 ) -> Iterator[Step]:
     r"""The reverse chain of the DDPM: Ho et al. (2020), algorithm 2, on any grid of times.
 
@@ -55,20 +57,25 @@ def ancestral(
         x: noise at time `ts[0]`, shape (B, C, H, W).
         ts: falling times in [0, 1], shape (N + 1,), N >= 1.
         generator: the source of the noise; a list gives each sample its own.
+        variance: "small", the posterior's own, right if all the data were one image; or "large", the
+            forward step's, right if the data were white noise (their section 3.2).
 
     Yields:
         N steps; the last one's `x` is the sample.
 
     Raises:
-        ValueError: if the times don't fall or leave [0, 1].
+        ValueError: if the times don't fall or leave [0, 1], on another variance, or where the denoiser
+            returns another shape or numbers that are not finite, naming the step.
     """
-    for t, s in _pairs(ts):
-        x0 = denoise(x, _fill(t, x))
+    if variance not in ("small", "large"):
+        raise ValueError(f"unknown variance {variance!r}; choose from small, large")
+    for t, s in falling(ts):
+        x0 = estimate(denoise, x, t)
         alpha_s, sigma_s, sigma_t = schedule.alpha(s), schedule.sigma(s), schedule.sigma(t)
-        added = -torch.expm1(schedule.log_snr(t) - schedule.log_snr(s))  # the noise of s -> t, over sigma_t^2
-        alpha_ts = schedule.alpha(t) / alpha_s
-        mean = alpha_ts * (sigma_s / sigma_t) ** 2 * x + alpha_s * added * x0
-        x = mean + sigma_s * added.sqrt() * noise_like(x, generator) if s > 0 else mean
+        added = _added(schedule, t, s)
+        mean = schedule.alpha(t) / alpha_s * (sigma_s / sigma_t) ** 2 * x + alpha_s * added * x0
+        spread = (sigma_s if variance == "small" else sigma_t) * added.sqrt()
+        x = mean + spread * noise_like(x, generator) if s > 0 else mean
         yield Step(float(s), x, x0)
 
 
@@ -95,113 +102,119 @@ def ddim(
         N steps; the last one's `x` is the sample.
 
     Raises:
-        ValueError: if the times don't fall or leave [0, 1], or eta is outside [0, 1].
+        ValueError: as for `ancestral`, and if eta is outside [0, 1].
     """
     if not 0.0 <= eta <= 1.0:
         raise ValueError(f"eta must lie in [0, 1], got {eta}")
-    for t, s in _pairs(ts):
-        x0 = denoise(x, _fill(t, x))
-        eps = (x - schedule.alpha(t) * x0) / schedule.sigma(t)
+    for t, s in falling(ts):
+        x0 = estimate(denoise, x, t)
         sigma_s = schedule.sigma(s)
-        added = -torch.expm1(schedule.log_snr(t) - schedule.log_snr(s))
-        fresh = eta * sigma_s * added.sqrt()
-        x = schedule.alpha(s) * x0 + (sigma_s**2 - fresh**2).clamp(min=0).sqrt() * eps
+        fresh = eta * sigma_s * _added(schedule, t, s).sqrt()
+        x = schedule.alpha(s) * x0 + (sigma_s**2 - fresh**2).clamp(min=0).sqrt() * eps_of(schedule, x, x0, t)
         if eta > 0 and s > 0:
             x = x + fresh * noise_like(x, generator)
         yield Step(float(s), x, x0)
 
 
-Sampler = Callable[..., Iterator[Step]]
+@torch.no_grad()
+def euler_maruyama(
+    denoise: Denoise, schedule: Schedule, x: Tensor, ts: Tensor, *, generator: Generators = None
+) -> Iterator[Step]:
+    r"""Euler-Maruyama on the reverse SDE: Song et al. (2021, SDE), equation 6.
 
-SAMPLERS: dict[str, Sampler] = {"ancestral": ancestral, "ddim": ddim}
+    On the clock $\rho = -\log\alpha^2$, on which noise arrives at the constant rate 1, the reverse SDE is
+    $dx = -\bigl(\tfrac12 x + \nabla\log p_t(x)\bigr)\,d\rho + d\bar w$, the score being
+    $-\epsilon/\sigma$. The noise does not depend on x, so that the strong order is 1.
 
-
-def sample(
-    denoiser: Denoiser,
-    count: int,
-    *,
-    size: int | None = None,
-    sampler: str = "ddim",
-    steps: int = 50,
-    seed: int = 0,
-    batch_size: int = 500,
-    progress: Callable[[int], object] = lambda images: None,
-) -> Tensor:
-    """Draw images from a model, in batches, each image from a seed of its own.
-
-    Args:
-        denoiser: the model, on the device that is to do the work.
-        count: how many images, >= 1.
-        size: their side in pixels; the one that the network is meant for if not given.
-        sampler: a key of `SAMPLERS`.
-        steps: network calls an image, >= 1, at times spread uniformly.
-        seed: image i of two calls with one seed is the same, whatever the count and the batch size.
-        batch_size: images at a time, >= 1.
-        progress: called after each step with the number of images in the batch.
-
-    Returns:
-        (count, C, size, size) in about [-1, 1], on the CPU.
-
-    Raises:
-        ValueError: on an unknown sampler, or a count, step or batch size below 1.
+    Args, Yields and Raises: as for `ancestral`; also a ValueError at a time without any signal.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"unknown sampler {sampler!r}; choose from {', '.join(SAMPLERS)}")
-    if count < 1 or batch_size < 1:
-        raise ValueError(f"count and batch_size must be at least 1, got {count} and {batch_size}")
-    ts, config = denoiser.schedule.grid(steps), denoiser.net.config
-    shape = (config.channels, size or config.size, size or config.size)
-    device = next(denoiser.parameters()).device
-    generators, images = per_sample(seed, count), []
-    for start in range(0, count, batch_size):
-        own = generators[start : start + batch_size]
-        x = noise_like(torch.empty(len(own), *shape, device=device), own)
-        for step in SAMPLERS[sampler](denoiser, denoiser.schedule, x, ts, generator=own):
-            x = step.x
-            progress(len(own))
-        images.append(x.cpu())
-    return torch.cat(images)
+    for t, s in falling(ts):
+        needs_signal(schedule, t)
+        x0 = estimate(denoise, x, t)
+        elapsed = 2 * (schedule.alpha(s).log() - schedule.alpha(t).log())  # of rho
+        score = -eps_of(schedule, x, x0, t) / schedule.sigma(t)
+        mean = x + elapsed * (0.5 * x + score)
+        x = mean + elapsed.sqrt() * noise_like(x, generator) if s > 0 else mean
+        yield Step(float(s), x, x0)
 
 
-def clamped(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
-    """Keep a denoiser's estimates in the images' range, as Ho et al.'s released sampler does."""
-    return lambda x, t: denoise(x, t).clamp(low, high)
+@torch.no_grad()
+def heun(
+    denoise: Denoise, schedule: Schedule, x: Tensor, ts: Tensor, *, generator: Generators = None
+) -> Iterator[Step]:
+    r"""Heun's method on the probability-flow ODE: Karras et al. (2022), algorithm 1. Second order, two calls a step.
 
+    In $y = x / \alpha$ and $\tilde\sigma = \sigma / \alpha$ the flow is $dy / d\tilde\sigma = \epsilon$; the
+    slope is the mean of those at both ends, but for a last step to t = 0, which is Euler's.
 
-def per_sample(seed: int, count: int) -> list[torch.Generator]:
-    """One generator per sample, so that sample i is the same whatever else is in its batch.
-
-    Args:
-        seed: samples i of two runs with one seed are equal.
-        count: how many.
+    Args, Yields and Raises: as for `ancestral`, and a ValueError at a time without any signal; no noise
+    is drawn.
     """
-    return [generator_for(seed, "sample", i) for i in range(count)]
+    for t, s in falling(ts):
+        needs_signal(schedule, t)
+        x0 = estimate(denoise, x, t)
+        slope = eps = eps_of(schedule, x, x0, t)
+        if s > 0:
+            guess = schedule.alpha(s) * x0 + schedule.sigma(s) * eps  # Euler's step, which is DDIM's
+            slope = 0.5 * (eps + eps_of(schedule, guess, estimate(denoise, guess, s), s))
+        x = _along(schedule, x, slope, t, s)
+        yield Step(float(s), x, x0)
 
 
-def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
-    """Standard normal noise with `x`'s shape (B, C, H, W), device and dtype.
+@torch.no_grad()
+def dpmpp_2m(
+    denoise: Denoise, schedule: Schedule, x: Tensor, ts: Tensor, *, generator: Generators = None
+) -> Iterator[Step]:
+    r"""DPM-Solver++ 2M: Lu et al. (2022), algorithm 2. Second order, one call a step.
 
-    Raises:
-        ValueError: if there is a list of generators and it doesn't have one for each sample.
+    The linear part of the flow is solved exactly; $x_0$ is extrapolated from this step and the one
+    before, on the clock $\tfrac12\log\mathrm{SNR}$. The first step, and one to t = 0, are DDIM's.
+
+    Args, Yields and Raises: as for `ancestral`; no noise is drawn.
     """
-    if generator is None:
-        return torch.randn_like(x)
-    if isinstance(generator, torch.Generator):
-        return torch.randn(x.shape, generator=generator, device=generator.device).to(x)
-    if len(generator) != x.shape[0]:
-        raise ValueError(f"one generator per sample is needed: got {len(generator)} for a batch of {x.shape[0]}")
-    return torch.stack([torch.randn(x.shape[1:], generator=g, device=g.device) for g in generator]).to(x)
+    before: tuple[Tensor, Tensor] | None = None  # the last step's x0, and its length
+    for t, s in falling(ts):
+        x0 = estimate(denoise, x, t)
+        h = 0.5 * (schedule.log_snr(s) - schedule.log_snr(t))
+        ahead = x0
+        if before is not None and bool(before[1].isfinite() & h.isfinite()):
+            ahead = x0 + (x0 - before[0]) * h / (2 * before[1])
+        x = schedule.sigma(s) / schedule.sigma(t) * x - schedule.alpha(s) * torch.expm1(-h) * ahead
+        before = x0, h
+        yield Step(float(s), x, x0)
 
 
-def _pairs(ts: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The steps (t, s) of a grid, checked before the first one is made."""
-    ts = torch.as_tensor(ts, dtype=torch.float64, device="cpu")
-    if ts.ndim != 1 or len(ts) < 2:
-        raise ValueError(f"a grid of times needs at least two of them in one dimension, got shape {tuple(ts.shape)}")
-    if not bool((ts.diff() < 0).all()) or ts[0] > 1 or ts[-1] < 0:
-        raise ValueError("a sampler's times must fall strictly and lie in [0, 1]")
-    return pairwise(ts)
+def estimate(denoise: Denoise, x: Tensor, t: Tensor) -> Tensor:
+    """Ask the denoiser, and make sure of its answer."""
+    times = t.to(device="cpu", dtype=torch.promote_types(x.dtype, torch.float32)).expand(x.shape[0])
+    x0 = denoise(x, times)
+    if x0.shape != x.shape:
+        raise ValueError(f"the denoiser returned shape {tuple(x0.shape)} for images of shape {tuple(x.shape)}")
+    if not bool(x0.isfinite().all()):
+        raise ValueError(f"the denoiser returned numbers that are not finite, in the step at t = {float(t):g}")
+    return x0
 
 
-def _fill(t: Tensor, x: Tensor) -> Tensor:
-    return t.to(dtype=torch.float32).expand(x.shape[0])
+def needs_signal(schedule: Schedule, t: Tensor) -> None:
+    """Raise ValueError at a time when alpha is 0, where x / alpha and the reverse SDE have no value."""
+    if not schedule.alpha(t) > 0:
+        raise ValueError(
+            f"the schedule {schedule.name!r} has no signal at t = {float(t):g}, where this sampler has no value; "
+            "take ancestral, ddim or dpmpp_2m, or start later"
+        )
+
+
+def eps_of(schedule: Schedule, x: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+    """The noise in x at time t > 0, if x0 is the image under it."""
+    return (x - schedule.alpha(t) * x0) / schedule.sigma(t)
+
+
+def _added(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
+    """The variance of the noise that the forward process adds from s to t, as a share of sigma_t^2."""
+    return -torch.expm1(schedule.log_snr(t) - schedule.log_snr(s))
+
+
+def _along(schedule: Schedule, x: Tensor, slope: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    r"""Follow $dy/d\tilde\sigma$ = slope in a straight line from t to s, in x."""
+    scale = schedule.alpha(s) / schedule.alpha(t)
+    return scale * x + (schedule.sigma(s) - scale * schedule.sigma(t)) * slope

@@ -13,9 +13,10 @@ noise is added at a constant rate, so both agree exactly wherever the chain is d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -50,7 +51,8 @@ class Schedule:
     CPU (a time is a handful of numbers; some accelerators have no float64) and return float64.
 
     Attributes:
-        betas: T numbers in (0, 1]: the variance that each step of the chain adds (Ho et al., eq. 2).
+        betas: T numbers in (0, 1), the last one <= 1: the variance that each step of the chain adds
+            (Ho et al., eq. 2). A last one of 1 leaves no signal.
         name: how `SCHEDULES` and a saved model call it.
     """
 
@@ -58,8 +60,8 @@ class Schedule:
     name: str = "custom"
 
     def __post_init__(self) -> None:
-        if not self.betas or not all(0.0 < beta <= 1.0 for beta in self.betas):
-            raise ValueError("betas must be one or more numbers in (0, 1]")
+        if not self.betas or not all(0.0 < beta < 1.0 for beta in self.betas[:-1]) or not 0.0 < self.betas[-1] <= 1.0:
+            raise ValueError("betas must be one or more numbers in (0, 1); only the last may be 1")
 
     @property
     def steps(self) -> int:
@@ -76,8 +78,10 @@ class Schedule:
         """The log signal-to-noise ratio, decreasing in `t`; +inf at t = 0, where there is no noise."""
         position = _times(t) * self.steps
         left = position.floor().long().clamp(0, self.steps - 1)
-        decay = torch.lerp(self._log_decay[left], self._log_decay[left + 1], position - left)
-        return -decay.expm1().log()
+        part, rise = position - left, self._log_decay.diff()[left]
+        # At a constant rate; but in a step that ends without signal, alpha^2 falls in a straight line.
+        decay = self._log_decay[left] + torch.where(rise.isinf(), -torch.log1p(-part), rise * part)
+        return -decay - (-(-decay).expm1()).log()  # -log(e^decay - 1), without its overflow
 
     def time_of(self, log_snr: Tensor | float) -> Tensor:
         """The inverse of `log_snr`: the time in [0, 1] at which it has this value (clamped to the ends)."""
@@ -85,7 +89,8 @@ class Schedule:
         decay = torch.nn.functional.softplus(-log_snr, threshold=math.inf).clamp(max=float(self._log_decay[-1]))
         right = torch.searchsorted(self._log_decay, decay.contiguous()).clamp(1, self.steps)
         low, high = self._log_decay[right - 1], self._log_decay[right]
-        return (right - 1 + (decay - low) / (high - low)) / self.steps
+        part = torch.where(high.isinf(), -torch.expm1(low - decay), (decay - low) / (high - low))
+        return (right - 1 + part) / self.steps
 
     def alpha(self, t: Tensor | float) -> Tensor:
         """The signal's scale, from 1 (data) to almost 0 (noise)."""
@@ -95,18 +100,72 @@ class Schedule:
         """The noise's standard deviation, from 0 (data) to almost 1 (noise)."""
         return torch.sigmoid(-self.log_snr(t)).sqrt()
 
-    def grid(self, steps: int) -> Tensor:
-        """Times for a sampler: `steps` + 1 of them, uniform from 1 down to 0."""
+    def grid(self, steps: int, spacing: str = "time") -> Tensor:
+        """Times for a sampler, from 1 down to 0.
+
+        Args:
+            steps: how many steps, >= 1.
+            spacing: what is uniform between t = 1 and the chain's first step: "time"; "log_snr"; or
+                "karras", the noise-to-signal ratio to the power 1 / 7 (Karras et al., 2022, equation
+                5). The latter two then step from 1 / T to 0, and need a schedule that ends with signal.
+
+        Returns:
+            Falling times, shape (steps + 1,).
+
+        Raises:
+            ValueError: on fewer than 1 step or an unknown spacing.
+        """
         if steps < 1:
             raise ValueError(f"sampling needs at least 1 step, got {steps}")
-        return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+        if spacing not in SPACINGS:
+            raise ValueError(f"unknown spacing {spacing!r}; choose from {', '.join(SPACINGS)}")
+        if spacing == "time" or steps == 1:
+            return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+        ends = self.log_snr(torch.tensor([1.0, 1 / self.steps], dtype=torch.float64))
+        if not bool(ends.isfinite().all()):
+            raise ValueError(f"the schedule {self.name!r} ends without signal: no grid of it is uniform in {spacing}")
+        even = torch.linspace(0, 1, steps, dtype=torch.float64)
+        if spacing == "karras":
+            ratio = torch.exp(-ends / 14)  # (sigma / alpha)^(1 / 7)
+            inner = self.time_of(-14 * torch.lerp(ratio[0], ratio[1], even).log())
+        else:
+            inner = self.time_of(torch.lerp(ends[0], ends[1], even))
+        return torch.cat([inner, torch.zeros(1, dtype=torch.float64)])
+
+
+SPACINGS = ("time", "log_snr", "karras")
+"""What a sampler's times can be uniform in: see `Schedule.grid`."""
 
 
 def _times(t: Tensor | float) -> Tensor:
-    t = torch.as_tensor(t).to(device="cpu", dtype=torch.float64)
+    t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
     if t.numel() and not bool(((t >= 0) & (t <= 1)).all()):
         raise ValueError(f"diffusion time lies in [0, 1], got values from {t.min():g} to {t.max():g}")
     return t
+
+
+def falling(ts: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The steps (t, s) of a grid of falling times in [0, 1], checked before the first one is made."""
+    ts = _checked_grid(ts)
+    if not bool((ts.diff() < 0).all()):
+        raise ValueError("a sampler's times must fall strictly")
+    return pairwise(ts)
+
+
+def monotone(ts: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The steps of a grid that falls to 0 or above, or rises from above 0."""
+    ts = _checked_grid(ts)
+    rises = bool((ts.diff() > 0).all()) and bool(ts[0] > 0)
+    return pairwise(ts) if rises else falling(ts)
+
+
+def _checked_grid(ts: Tensor) -> Tensor:
+    ts = torch.as_tensor(ts, dtype=torch.float64, device="cpu")
+    if ts.ndim != 1 or len(ts) < 2:
+        raise ValueError(f"a grid of times needs at least two of them in one dimension, got shape {tuple(ts.shape)}")
+    if not bool(((ts >= 0) & (ts <= 1)).all()):
+        raise ValueError(f"a sampler's times must lie in [0, 1], got {ts.min():g} to {ts.max():g}")
+    return ts
 
 
 def linear(steps: int = 1000) -> Schedule:
@@ -135,7 +194,27 @@ def _from_alpha_bar(alpha_bar: Callable[[float], float], steps: int, name: str) 
     return Schedule(tuple(min(1 - r, 0.999) for r in ratio), name)
 
 
-SCHEDULES = {"linear": linear, "cosine": cosine, "sigmoid": sigmoid}
+def zero_terminal_snr(schedule: Schedule) -> Schedule:
+    """Shift and stretch alpha so that the last step is pure noise: Lin et al. (2024), algorithm 1.
+
+    The first step stays as it is. At t = 1 there is no signal: an "eps" network can say nothing of x0
+    there, so train such a schedule with "v" or "x0".
+    """
+    alpha = schedule.alpha(torch.linspace(0, 1, schedule.steps + 1, dtype=torch.float64))[1:]
+    alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+    kept = torch.cat([alpha[:1], alpha[1:] / alpha[:-1]]) ** 2
+    return Schedule(tuple((1 - kept).tolist()), f"{schedule.name}-zero")
+
+
+SCHEDULES: dict[str, Callable[[int], Schedule]] = {
+    "linear": linear,
+    "cosine": cosine,
+    "sigmoid": sigmoid,
+    "linear-zero": lambda steps: zero_terminal_snr(linear(steps)),
+    "cosine-zero": lambda steps: zero_terminal_snr(cosine(steps)),
+    "sigmoid-zero": lambda steps: zero_terminal_snr(sigmoid(steps)),
+}
+"""A schedule's name to the function that makes it from the chain's length."""
 
 
 def create_schedule(name: str, steps: int = 1000) -> Schedule:

@@ -23,6 +23,7 @@ from .denoiser import Denoiser, denoising_loss
 from .files import (
     checkpoints,
     newest_checkpoint,
+    output_folder,
     read_json,
     read_tensors,
     replacing_folder,
@@ -44,6 +45,9 @@ class TrainConfig:
             Adam's still empty moments, small.
         clip_norm: gradients longer than this are scaled down to it: one bad batch can't undo the rest.
         ema_decay: weights are averaged over about 1 / (1 - ema_decay) steps; the average is the model.
+        min_snr: weigh the loss of almost clean images down; see `denoising_loss`. None: L_simple.
+        drop_labels: share of the labels that a class-conditional network is not told, so that it can
+            also do without (Ho and Salimans, 2022, algorithm 1).
         seed: of the order of the images, the times and the noise.
     """
 
@@ -53,16 +57,25 @@ class TrainConfig:
     warmup: int = 100
     clip_norm: float = 1.0
     ema_decay: float = 0.995
+    min_snr: float | None = None
+    drop_labels: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        for name in ("learning_rate", "clip_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        if self.min_snr is not None and not self.min_snr > 0:
+            raise ValueError(f"min_snr must be positive, got {self.min_snr}")
+        if not 0 <= self.drop_labels <= 1:
+            raise ValueError(f"drop_labels must lie in [0, 1], got {self.drop_labels}")
+        if self.seed < 0:
+            raise ValueError(f"a seed must not be negative, got {self.seed}")
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of step 0, 1, ..."""
@@ -108,7 +121,7 @@ class Run:
 
         It holds the averaged model, as `Denoiser.save` writes it, and what `resume` needs.
         """
-        folder = Path(folder)
+        folder = output_folder(folder)
         old = checkpoints(folder)
         path = folder / f"step-{self.step:06d}"
         with replacing_folder(path) as staged:
@@ -130,14 +143,18 @@ class Run:
         path = newest_checkpoint(folder)
         if path is None:
             raise ValueError(f"no checkpoint to resume in {str(folder)!r}")
-        saved = read_json(path / "training.json")
+        denoiser, saved = Denoiser.load(path), read_json(path / "training.json")
+        tensors = read_tensors(path / "training.safetensors")
         try:
-            run = cls(Denoiser.load(path), TrainConfig(**saved["config"]))
+            run = cls(denoiser, TrainConfig(**saved["config"]))
             run.losses = [float(loss) for loss in saved["losses"]]
             run.step = len(run.losses)
-            run._load_tensors(read_tensors(path / "training.safetensors"))
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"the checkpoint {str(path)!r} is damaged: {error}") from None
+            if path.name != f"step-{run.step:06d}":
+                raise ValueError(f"it holds {run.step} losses")
+            run._load_tensors(tensors)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"the checkpoint {str(path)!r} is damaged: {reason}") from None
         return run
 
     def require(self, config: TrainConfig) -> None:
@@ -158,11 +175,15 @@ class Run:
     def _load_tensors(self, tensors: dict[str, Tensor]) -> None:
         net = self.denoiser.net
         net.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("net.")})
+        if self.step == 0:
+            return  # Adam has no moments yet
         state = self.optimizer.state_dict()
         for index, (name, parameter) in enumerate(net.named_parameters()):
             moments = {key: tensors[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-            for key in ("exp_avg", "exp_avg_sq"):  # copied, so that a wrong shape is an error
-                moments[key] = torch.empty_like(parameter).copy_(moments[key].expand_as(parameter))
+            for key in ("exp_avg", "exp_avg_sq"):
+                if moments[key].shape != parameter.shape:
+                    raise ValueError(f"adam.{key}.{name} has shape {tuple(moments[key].shape)}")
+                moments[key] = torch.empty_like(parameter).copy_(moments[key])  # in the weight's memory format
             state["state"][index] = moments
         self.optimizer.load_state_dict(state)
 
@@ -186,11 +207,17 @@ def train(run: Run, images: Images) -> Iterator[TrainStep]:
     denoiser.train()
     while run.step < config.steps:
         generator = generator_for(config.seed, "noise", run.step)
-        x0 = to_unit(images.pixels[_batch(len(images), run.step, config)]).to(device)
+        batch = _batch(len(images), run.step, config)
+        x0 = to_unit(images.pixels[batch]).to(device)
         t = (torch.arange(1, config.batch_size + 1) - torch.rand((), generator=generator)) / config.batch_size
         eps = torch.randn(x0.shape, generator=generator).to(device)
 
-        loss = denoising_loss(denoiser, x0, t, eps)
+        labels = None
+        if classes := denoiser.net.config.classes:
+            forget = torch.rand(config.batch_size, generator=generator) < config.drop_labels
+            labels = torch.where(forget, classes, images.labels[batch])
+
+        loss = denoising_loss(denoiser, x0, t, eps, labels, min_snr=config.min_snr)
         if not math.isfinite(value := loss.item()):
             raise ValueError(f"the loss became {value} in step {run.step + 1}: a lower learning rate may help")
         run.accelerator.backward(loss)

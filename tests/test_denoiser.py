@@ -44,6 +44,8 @@ def saved(tiny, randomised, tmp_path) -> Path:
 def test_exact_prediction_gives_back_the_clean_image(name, target, batch):
     x0, eps, t = batch
     schedule = create_schedule(name)
+    if target == "eps" and name.endswith("-zero"):
+        t = t.clamp(max=0.9)  # at the end there is no signal, and eps says nothing of x0
     denoiser = Denoiser(exact_net(schedule, target, x0, eps, t), schedule, target)
     # eps divides by alpha(1) of about 1e-4, so four of float64's sixteen digits go
     torch.testing.assert_close(denoiser(perturb(schedule, x0, t, eps), t), x0, atol=1e-11, rtol=0)

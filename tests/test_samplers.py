@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from dyndiff import Denoiser, UNet, ancestral, clamped, cosine, ddim, linear, sample
-from dyndiff.samplers import SAMPLERS, noise_like, per_sample
+from dyndiff import Denoiser, UNet, ancestral, clamped, cosine, ddim, euler_maruyama, heun, linear, pf_ode, sample
+from dyndiff.sampling import SAMPLERS
 from dyndiff.schedules import SCHEDULES, create_schedule, expand
+from dyndiff.seeds import noise_like, per_sample
 
 MEAN, SPREAD = 0.4, 0.3
 """The oracle's data: every pixel is drawn from N(MEAN, SPREAD^2)."""
@@ -43,7 +44,7 @@ def denoiser(tiny, randomised):
     return Denoiser(randomised(UNet(tiny)).eval().requires_grad_(False), linear(), "v")
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", ["linear", "cosine", "sigmoid"])
 def test_ddim_is_first_order(name):
     """Against the exact flow map of Gaussian data, which keeps (x - alpha MEAN) / spread, in log-SNR."""
     schedule = create_schedule(name)
@@ -86,10 +87,16 @@ def test_knowing_x0_any_three_steps_keep_the_forward_marginal(sampler):
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 def test_samplers_arrive_at_time_zero_with_the_last_estimate(sampler, name, denoiser):
     schedule = create_schedule(name)
-    step = last(sampler(denoiser, schedule, torch.randn(2, 1, 8, 8), schedule.grid(5), generator=seeded()))
+    steps = sampler(denoiser, schedule, torch.randn(2, 1, 8, 8), schedule.grid(5), generator=seeded())
+    if name.endswith("-zero") and sampler in (euler_maruyama, heun, pf_ode):
+        with pytest.raises(ValueError, match="no signal at t = 1"):
+            last(steps)
+        return
+    step = last(steps)
     assert step.t == 0
     assert step.x.isfinite().all()
-    torch.testing.assert_close(step.x, step.x0)
+    if sampler is not euler_maruyama:  # it takes a step of the SDE there, too
+        torch.testing.assert_close(step.x, step.x0)
 
 
 PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
@@ -193,6 +200,7 @@ def test_sampling_leaves_no_graph(denoiser):
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 def test_nothing_is_computed_before_it_is_asked_for(sampler):
+    each = {heun: 2, pf_ode: 4}.get(sampler, 1)  # network calls a step; one in a step to t = 0
     calls = []
 
     def denoise(x, t):
@@ -202,9 +210,10 @@ def test_nothing_is_computed_before_it_is_asked_for(sampler):
     steps = sampler(denoise, cosine(), torch.randn(2, 1, 4, 4), cosine().grid(3), generator=seeded())
     assert calls == []
     next(steps)
-    assert [t.tolist() for t in calls] == [[1, 1]]
+    assert calls[0].tolist() == [1, 1]
+    assert len(calls) == each
     assert [step.t for step in steps] == pytest.approx([1 / 3, 0])
-    assert len(calls) == 3
+    assert len(calls) == 2 * each + 1
 
 
 def test_clamped_keeps_estimates_in_range():
@@ -212,7 +221,9 @@ def test_clamped_keeps_estimates_in_range():
     assert wild(torch.tensor([-1.0, 0.1, 1.0]), torch.zeros(3)).tolist() == [-0.5, 1, 2]
 
 
-@pytest.mark.parametrize("ts", [[0.5, 0.6], [1, 0.5, 0.5, 0], [1.1, 0], [1, -0.1], [1], [], [[1, 0.5]], [1, math.nan]])
+@pytest.mark.parametrize(
+    "ts", [[0, 0.6], [0.5, 0.6, 0.4], [1, 0.5, 0.5, 0], [1.1, 0], [1, -0.1], [1], [], [[1, 0.5]], [1, math.nan]]
+)
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 def test_times_must_fall_within_the_unit_interval(sampler, ts):
     with pytest.raises(ValueError, match="times"):

@@ -106,9 +106,9 @@ def seen(monkeypatch):
     batches = []
     loss = TRAINING.denoising_loss
 
-    def spy(denoiser, x0, t, eps):
+    def spy(denoiser, x0, t, eps, labels, *, min_snr):
         batches.append((x0, t, eps))
-        return loss(denoiser, x0, t, eps)
+        return loss(denoiser, x0, t, eps, labels, min_snr=min_snr)
 
     monkeypatch.setattr(TRAINING, "denoising_loss", spy)
     return batches

@@ -2,16 +2,16 @@
 
 import json
 import math
+import sys
 from dataclasses import asdict, replace
 
 import pytest
 import torch
 
-import dyndiff.unet
 from dyndiff import PRESETS, DynamicBlock, ResBlock, UNet, UNetConfig, create_model
+from dyndiff.blocks import Attention
 from dyndiff.ode import METHODS, leapfrog
 from dyndiff.profile import count_flops, count_parameters
-from dyndiff.unet import Attention
 
 BLOCKS = ["res", "dynamic"]
 EMB = 6
@@ -36,7 +36,7 @@ def motion(block, monkeypatch):
         seen[:] = [force, x, v, gamma]
         return x, v
 
-    monkeypatch.setattr(dyndiff.unet, "integrate", spy)
+    monkeypatch.setattr(sys.modules[DynamicBlock.__module__], "integrate", spy)
 
     def asked(x, emb):
         block(x, emb)
@@ -185,8 +185,9 @@ def test_every_method_runs_inside_a_block(method, block):
     assert gradient.all()
 
 
-def test_the_two_presets_differ_in_block_and_widths_alone():
-    one, other = asdict(PRESETS["unet-digits"]), asdict(PRESETS["cunet-digits"])
+@pytest.mark.parametrize("scale", [name.removeprefix("cunet-") for name in PRESETS if name.startswith("cunet-")])
+def test_the_two_presets_of_a_scale_differ_in_block_and_widths_alone(scale):
+    one, other = asdict(PRESETS[f"unet-{scale}"]), asdict(PRESETS[f"cunet-{scale}"])
     assert {key for key in one if one[key] != other[key]} == {"block", "widths"}
     assert (one["block"], other["block"]) == ("res", "dynamic")
 
@@ -203,7 +204,7 @@ def test_config_survives_json(tiny):
 
 
 def test_unknown_preset_lists_the_known():
-    with pytest.raises(ValueError, match="'unet-mega'.*unet-digits, cunet-digits"):
+    with pytest.raises(ValueError, match=f"'unet-mega'.*{', '.join(PRESETS)}"):
         create_model("unet-mega")
 
 

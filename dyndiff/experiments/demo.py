@@ -16,7 +16,7 @@ from ..presets import create_model
 from ..profile import profile
 from ..progress import progress_bar, train_with_progress
 from ..records import write_record
-from ..samplers import sample
+from ..sampling import check_settings, sample
 from ..schedules import cosine
 from ..train import Run, TrainConfig
 from .quality import digit_quality, digit_reference
@@ -41,6 +41,9 @@ def demo(out: str | Path, config: TrainConfig, samples: int = 500, sampling_step
         ValueError: if the folder can't be written to or holds runs of another configuration.
         Interrupted: on Ctrl-C; what is done is saved.
     """
+    check_settings("ancestral", samples, sampling_steps)
+    if samples < 2:
+        raise ValueError(f"a comparison needs at least 2 samples, got {samples}")
     out, started = output_folder(out), time.perf_counter()
     resumed = (out / "runs").exists()
     runs = {name: train_model(name, out / "runs" / name, config) for name in MODELS}

@@ -13,7 +13,7 @@ from ..files import output_folder, replacing_folder
 from ..plots import image_grids, save_figure
 from ..progress import progress_bar
 from ..records import write_record
-from ..samplers import sample
+from ..sampling import check_settings, sample
 from .quality import digit_quality, digit_reference
 
 
@@ -64,6 +64,9 @@ def evaluate_model(
         raise ValueError(f"only models of 16x16 grey digits can be evaluated, {model!r} is another")
     if samples < 2:
         raise ValueError(f"a distance needs at least 2 samples, got {samples}")
+    check_settings(sampler, samples, steps, seed)
+    if out is not None and out.is_dir():
+        raise ValueError(f"{str(out)!r} is a folder: the result needs a file's name")
     if out is not None:
         output_folder(out.parent)
     with progress_bar("sampling", samples * steps, unit="call") as bar:

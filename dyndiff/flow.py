@@ -1,0 +1,107 @@
+r"""The probability-flow ODE: the deterministic path between data and noise, both ways, and its likelihood.
+
+$$\frac{dy}{d\lambda} = -\tfrac12\,\tilde\sigma\,\epsilon(x, t),\qquad y = \frac{x}{\alpha},\quad
+\tilde\sigma = \frac{\sigma}{\alpha} = e^{-\lambda/2}$$
+
+It has the same marginals as the diffusion, for any denoiser's own score. Source: Song et al. (2021, SDE),
+equation 13; the change of variables is that of Karras et al. (2022), section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from .denoiser import Denoise
+from .samplers import Step, eps_of, estimate, needs_signal
+from .schedules import Schedule, monotone
+from .seeds import Generators
+
+
+@torch.no_grad()
+def pf_ode(
+    denoise: Denoise,
+    schedule: Schedule,
+    x: Tensor,
+    ts: Tensor,
+    *,
+    generator: Generators = None,
+    method: str = "rk4",
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+) -> Iterator[Step]:
+    r"""The probability-flow ODE by any of torchdiffeq's methods: Song et al. (2021, SDE), equation 13.
+
+    In $y = x/\alpha$ on the clock $\lambda$ (log-SNR): $dy/d\lambda = -\tfrac12\tilde\sigma\,\epsilon$. A
+    fixed-step method makes one step from each time of the grid to the next, an adaptive one
+    ("dopri5") as many as its tolerances ask for. A last step to t = 0 is DDIM's.
+
+    An adaptive method takes one error norm over the whole batch: there, a sample depends a little on
+    the samples beside it, by about the tolerance.
+
+    Args:
+        denoise, schedule, x, ts, generator: as for `ancestral`; no noise is drawn. The times may also
+            rise: from data (t > 0) to noise.
+        method: a method of torchdiffeq.
+        rtol, atol: tolerances of an adaptive method.
+
+    Yields:
+        N steps; each one's `x0` is the estimate at its start.
+
+    Raises:
+        ValueError: as for `ancestral`, and on a method that torchdiffeq doesn't have.
+    """
+    from torchdiffeq import odeint
+    from torchdiffeq._impl.odeint import SOLVERS
+
+    if method not in SOLVERS:
+        raise ValueError(f"unknown method {method!r}; torchdiffeq has {', '.join(SOLVERS)}")
+
+    estimates: list[Tensor] = []
+
+    def slope(log_snr: Tensor, y: Tensor) -> Tensor:
+        t = schedule.time_of(log_snr)
+        state = schedule.alpha(t) * y
+        estimates.append(estimate(denoise, state, t))
+        return -0.5 * torch.exp(-0.5 * log_snr.cpu()) * eps_of(schedule, state, estimates[-1], t)
+
+    for t, s in monotone(ts):
+        needs_signal(schedule, t)
+        estimates.clear()
+        if s > 0:
+            ends = torch.stack([schedule.log_snr(t), schedule.log_snr(s)])
+            y = odeint(slope, x / schedule.alpha(t), ends.to(x.device), method=method, rtol=rtol, atol=atol)
+            x, x0 = schedule.alpha(s) * y[-1], estimates[0]
+        else:
+            x = x0 = estimate(denoise, x, t)
+        yield Step(float(s), x, x0)
+
+
+def encode(denoise: Denoise, schedule: Schedule, x0: Tensor, steps: int = 50, method: str = "rk4") -> Tensor:
+    """Data to noise along the probability-flow ODE: Song et al. (2021, SDE), section 4.3.
+
+    `decode` brings it back, up to the solver's error and the noise of the chain's first step, at which
+    the path begins.
+
+    Args:
+        x0: images in [-1, 1], shape (B, C, H, W).
+        steps: of the solver, uniform in the log-SNR.
+        method: of torchdiffeq.
+
+    Returns:
+        The latent x at t = 1, shape (B, C, H, W).
+    """
+    ts = schedule.grid(steps, "log_snr")[:-1].flip(0)
+    x = schedule.alpha(ts[0]) * x0
+    for step in pf_ode(denoise, schedule, x, ts, method=method):
+        x = step.x
+    return x
+
+
+def decode(denoise: Denoise, schedule: Schedule, x: Tensor, steps: int = 50, method: str = "rk4") -> Tensor:
+    """Noise to data along the same path: `encode`'s inverse."""
+    for step in pf_ode(denoise, schedule, x, schedule.grid(steps, "log_snr"), method=method):
+        x = step.x
+    return x
