@@ -70,6 +70,7 @@ def image_grids(panels: dict[str, Tensor], columns: int = 10, across: int | None
             figsize=(3.4 * across, (3.4 * height / width + 0.35) * down),
             layout="constrained",
         )
+        figure.get_layout_engine().set(wspace=0.05)
         for ax in axes.flat:
             ax.axis("off")
         for ax, (title, sheet) in zip(axes.flat, sheets.items(), strict=False):
