@@ -69,8 +69,8 @@ def image_grids(panels: dict[str, Tensor], columns: int = 10, across: int | None
             squeeze=False,
             figsize=(3.4 * across, (3.4 * height / width + 0.35) * down),
             layout="constrained",
+            gridspec_kw={"wspace": 0.08},
         )
-        figure.get_layout_engine().set(wspace=0.05)
         for ax in axes.flat:
             ax.axis("off")
         for ax, (title, sheet) in zip(axes.flat, sheets.items(), strict=False):
