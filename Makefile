@@ -20,7 +20,7 @@ lint: .venv/installed  ## style and types
 	$(BIN)/mypy
 
 book: .venv/installed  ## run every notebook on this machine, then build the book
-	DYNDIFF_MODE=$${DYNDIFF_MODE:-cpu} $(BIN)/jupyter nbconvert --to notebook --execute --inplace $(NOTEBOOKS)
+	$(BIN)/python -m dyndiff.experiments.budget $(NOTEBOOKS)
 	$(MAKE) html
 
 html: .venv/installed  ## build the book from the outputs that the notebooks hold

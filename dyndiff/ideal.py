@@ -27,12 +27,13 @@ def ideal_gaussian(schedule: Schedule, mean: Tensor | float, std: Tensor | float
     Returns:
         `(x (B, C, H, W), t (B,)) -> x0`.
     """
-    mean, variance = torch.as_tensor(mean), torch.as_tensor(std) ** 2
+    mean, std = (torch.as_tensor(value, dtype=torch.float64) for value in (mean, std))
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = expand(schedule.alpha(t), x), expand(schedule.sigma(t), x)
+        centre, variance = mean.to(x), (std**2).to(x)
         gain = alpha * variance / (alpha**2 * variance + sigma**2)
-        return mean + gain * (x - alpha * mean)
+        return centre + gain * (x - alpha * centre)
 
     return denoise
 
@@ -44,9 +45,10 @@ def gaussian_flow(
 
     A Gaussian's flow keeps every pixel at the same quantile: standardise at t, unstandardise at s.
     """
-    mean, std = torch.as_tensor(mean), torch.as_tensor(std)
+    mean, std = (torch.as_tensor(value, dtype=torch.float64) for value in (mean, std))
     spread = [(schedule.alpha(u) ** 2 * std**2 + schedule.sigma(u) ** 2).sqrt() for u in (t, s)]
-    return schedule.alpha(s) * mean + (x - schedule.alpha(t) * mean) * spread[1] / spread[0]
+    centre = [(schedule.alpha(u) * mean).to(x) for u in (t, s)]
+    return centre[1] + (x - centre[0]) * (spread[1] / spread[0]).to(x)
 
 
 def ideal_mixture(schedule: Schedule, weights: Tensor, means: Tensor, std: float) -> Denoise:

@@ -6,15 +6,20 @@ dark page. The colours are Okabe and Ito's: told apart with any colour vision.
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from .data import to_bytes
 from .files import replacing
+from .samplers import Step
 
 if TYPE_CHECKING:
+    from IPython.display import Image
     from matplotlib.figure import Figure
 
 COLOURS = {"unet": "#0072B2", "cunet": "#D55E00", "data": "#6B6B6B"}
@@ -98,6 +103,36 @@ def training_curves(losses: dict[str, list[float]], ylabel: str = "loss", window
         ax.yaxis.set_minor_formatter(NullFormatter())
         ax.legend(frameon=False)
     return figure
+
+
+def sampling_gif(steps: Iterable[Step], scale: int = 3, seconds: float = 4.0, frames: int = 25) -> Image:
+    """Show every step of a sampler, and hold the last one.
+
+    Args:
+        steps: a sampler's steps, of grey images; 8 or so are enough for a row.
+        scale: screen pixels for an image's pixel.
+        seconds: how long the film runs before it holds.
+        frames: shown at most, evenly spread over the steps; the last step always is.
+
+    Returns:
+        An animated GIF for a notebook to display.
+    """
+    from IPython.display import Image
+    from PIL import Image as Picture
+
+    path = list(steps)
+    shown = torch.linspace(0, len(path) - 1, min(frames, len(path))).round().int().tolist()
+    pictures = []
+    for step in (path[i] for i in shown):
+        both = torch.cat([step.x, step.x0])  # (2B, 1, H, W)
+        sheet = to_bytes(2 * tile(both, len(step.x)).squeeze(-1) - 1)
+        picture = Picture.fromarray(sheet.numpy()).quantize(32)  # shades; noise hardly compresses otherwise
+        pictures.append(picture.resize((picture.width * scale, picture.height * scale), Picture.Resampling.NEAREST))
+    file = io.BytesIO()
+    # The last frame comes first too: a reader who sees no motion sees digits.
+    durations = [1200, *[int(1000 * seconds / len(pictures))] * (len(pictures) - 1), 2500]
+    pictures[-1].save(file, "gif", save_all=True, append_images=pictures, duration=durations, loop=0)
+    return Image(data=file.getvalue(), format="gif")
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -1,13 +1,13 @@
-"""Measure what each chapter takes: `python -m dyndiff.experiments.budget notebooks/*.ipynb`.
+"""Run chapters as a reader would and measure what they take: `python -m dyndiff.experiments.budget notebooks/*.ipynb`.
 
-Every notebook is executed as a reader would, one at a time; its seconds and its kernel's most memory go
-into `dyndiff/budgets.json`, where the chapter itself and the book's budget table find them.
+Each notebook is executed in a process of its own, one at a time. Its outputs are stored in it, progress
+bars aside; its seconds and its kernel's most memory go into `dyndiff/budgets.json`, where the chapter
+itself finds them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -15,47 +15,52 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..files import write_json
-from ..notebook import BUDGETS, MODES
+from ..files import read_json, write_json
+from ..notebook import BUDGETS, MODES, mode
 from ..records import provenance
 
 RUN = """
-import nbformat, resource, sys
+import resource, sys
+import nbformat
 from nbclient import NotebookClient
-path = sys.argv[1]
-NotebookClient(nbformat.read(path, 4), timeout=7200, resources={"metadata": {"path": sys.argv[2]}}).execute()
+path, folder = sys.argv[1:]
+notebook = nbformat.read(path, 4)
+NotebookClient(notebook, timeout=7200, record_timing=False, resources={"metadata": {"path": folder}}).execute()
+for cell in notebook.cells:
+    if cell.cell_type == "code":
+        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+nbformat.write(notebook, path)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 
 
-def measure(notebook: Path, mode: str) -> dict[str, Any]:
-    """Run a notebook in a fresh process: its wall-clock seconds and its kernel's peak memory in MB."""
+def run_notebook(notebook: Path, mode: str) -> dict[str, Any]:
+    """Execute a notebook in place: its wall-clock seconds and its kernel's peak memory in MB."""
     started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(notebook), str(notebook.parent)],
-        env={**os.environ, "DYNDIFF_MODE": mode},
+        env={**os.environ, "DYNDIFF_MODE": mode, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
     kilobytes = int(done.stdout.split()[-1])
-    return {"seconds": time.perf_counter() - started, "peak_mb": kilobytes / 1024}
+    return {"seconds": round(time.perf_counter() - started, 1), "peak_mb": round(kilobytes / 1024)}
 
 
 def main() -> None:
-    """Measure, and keep what was measured before of other notebooks and modes."""
+    """Run and measure; what was measured before of other notebooks and modes stays."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("notebooks", type=Path, nargs="+")
-    parser.add_argument("--mode", choices=MODES, default="cpu")
+    parser.add_argument("--mode", choices=MODES, default=mode())
     args = parser.parse_args()
-    budgets = json.loads(BUDGETS.read_text()) if BUDGETS.exists() else {}
-    measured = provenance()
-    budgets |= {"device": measured["device"], "measured": {**measured, "command": "dyndiff.experiments.budget"}}
+    budgets = read_json(BUDGETS) if BUDGETS.exists() else {}
     for notebook in args.notebooks:
-        cost = measure(notebook, args.mode)
+        cost = run_notebook(notebook, args.mode)
         budgets.setdefault(notebook.stem, {})[args.mode] = cost
-        print(f"{notebook.stem}: {cost['seconds']:.0f} s, {cost['peak_mb']:.0f} MB")
-    write_json(BUDGETS, budgets)
+        budgets |= {"device": provenance()["device"], "measured": provenance()}
+        write_json(BUDGETS, budgets)
+        print(f"{notebook.stem}: {cost['seconds']:.0f} s, {cost['peak_mb']:,} MB")
 
 
 if __name__ == "__main__":
