@@ -7,6 +7,7 @@ from .unet import UNet, UNetConfig
 PRESETS = {
     "unet-digits": UNetConfig(channels=1, size=16, widths=(16, 32, 64), depth=1, attention=(2,)),
     "cunet-digits": UNetConfig(channels=1, size=16, widths=(8, 24, 32), depth=1, attention=(2,), block="dynamic"),
+    "unet-mnist": UNetConfig(channels=1, size=28, widths=(16, 32, 72), depth=2, attention=(2,)),
 }
 """`unet-*` is the standard DDPM U-Net, `cunet-*` the continuous one: another block, narrower, nothing else."""
 

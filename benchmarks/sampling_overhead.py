@@ -1,0 +1,88 @@
+"""What does sampling cost beyond the network? `python benchmarks/sampling_overhead.py`.
+
+50 DDIM steps of `unet-mnist`, batch 16, three ways in turn: dyndiff's `ddim`, 50 bare calls of the network,
+and diffusers' `DDIMPipeline` around the very same network. Medians and quartiles of interleaved repeats
+go to `book/results/sampling_overhead.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from statistics import quantiles
+
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d import UNet2DOutput
+
+from dyndiff import Denoiser, UNet, create_model, ddim, linear
+from dyndiff.files import output_folder
+from dyndiff.profile import latencies
+from dyndiff.records import write_record
+
+RESULT = Path(__file__).parent.parent / "book" / "results" / "sampling_overhead.json"
+
+
+class Wrapped(ModelMixin, ConfigMixin):
+    """A dyndiff network as a diffusers pipeline calls it."""
+
+    @register_to_config
+    def __init__(self, sample_size: int, in_channels: int) -> None:
+        super().__init__()
+        self.net: UNet | None = None
+
+    def forward(self, sample, timestep):
+        t = ((timestep + 1) / 1000).expand(len(sample)).float()
+        return UNet2DOutput(sample=self.net(sample, t))
+
+
+def main() -> None:
+    """Measure and record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    args = parser.parse_args()
+
+    torch.manual_seed(0)
+    net, batch = create_model("unet-mnist").eval(), 16
+    denoiser, schedule = Denoiser(net, linear(), "v").eval(), linear()
+    x, t, ts = torch.randn(batch, 1, 28, 28), torch.rand(batch), schedule.grid(args.steps)
+    wrapped = Wrapped(sample_size=28, in_channels=1)
+    wrapped.net = net
+    pipeline = DDIMPipeline(wrapped, DDIMScheduler(prediction_type="v_prediction", clip_sample=False))
+    pipeline.set_progress_bar_config(disable=True)
+
+    def ours() -> None:
+        for _ in ddim(denoiser, schedule, x, ts):
+            pass
+
+    def bare() -> None:
+        for _ in range(args.steps):
+            net(x, t)
+
+    def theirs() -> None:
+        pipeline(batch_size=batch, num_inference_steps=args.steps, output_type="np")
+
+    ways = {"dyndiff": ours, "bare network calls": bare, "diffusers DDIMPipeline": theirs}
+    seconds = dict(zip(ways, latencies(list(ways.values()), args.repeats, warmup=2), strict=True))
+    spread = {name: quantiles(times, n=4) for name, times in seconds.items()}
+    ratios = [a / b for a, b in zip(seconds["dyndiff"], seconds["bare network calls"], strict=True)]
+    result = {
+        "network": "unet-mnist", "batch": batch, "steps": args.steps, "repeats": args.repeats,
+        "seconds": {name: dict(zip(("low", "median", "high"), q, strict=True)) for name, q in spread.items()},
+        "dyndiff_over_bare": spread["dyndiff"][1] / spread["bare network calls"][1],
+        "dyndiff_over_bare_pairs": dict(zip(("low", "median", "high"), quantiles(ratios, n=4), strict=True)),
+        "dyndiff_over_diffusers": spread["dyndiff"][1] / spread["diffusers DDIMPipeline"][1],
+    }  # fmt: skip
+    output_folder(args.out.parent)
+    write_record(args.out, result)
+    for name, (low, median, high) in spread.items():
+        print(f"{name:24} {median:.3f} s  ({low:.3f} to {high:.3f})")
+    print(f"dyndiff over bare {result['dyndiff_over_bare']:.3f}, over diffusers {result['dyndiff_over_diffusers']:.3f}")
+
+
+if __name__ == "__main__":
+    main()
