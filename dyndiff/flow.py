@@ -3,7 +3,7 @@ r"""The probability-flow ODE: the deterministic path between data and noise, bot
 $$\frac{dy}{d\lambda} = -\tfrac12\,\tilde\sigma\,\epsilon(x, t),\qquad y = \frac{x}{\alpha},\quad
 \tilde\sigma = \frac{\sigma}{\alpha} = e^{-\lambda/2}$$
 
-It has the same marginals as the diffusion, for any denoiser's own score. Source: Song et al. (2021, SDE),
+For any density's score it has the same marginals as the diffusion. Source: Song et al. (2021, SDE),
 equation 13; the change of variables is that of Karras et al. (2022), section 2.
 """
 
