@@ -78,7 +78,7 @@ def train(
         steps: optimiser steps in all; the learning rate reaches 0 at the last.
         batch_size: images a step.
         learning_rate: at its highest, after the warm-up.
-        schedule: of the noise: linear (Ho et al.), cosine or sigmoid.
+        schedule: of the noise: linear (Ho et al.), cosine or sigmoid; linear-zero and so on end in pure noise.
         target: what the network predicts: eps, x0 or v.
         checkpoint_every: steps between checkpoints.
         seed: of the weights, the order of the images, the times and the noise.
@@ -112,7 +112,8 @@ def sample(
         out: folder for the pictures.
         count: how many images.
         size: their side in pixels; by default the one that the network is meant for.
-        sampler: ancestral (the DDPM's own chain) or ddim (deterministic, good with few steps).
+        sampler: ancestral (the DDPM's own chain), ddim or dpmpp_2m (deterministic, good with few steps),
+            euler_maruyama, heun or pf_ode.
         steps: network calls for each image.
         seed: image number i depends on this seed and i alone.
         batch_size: images at a time; less needs less memory.
@@ -141,7 +142,7 @@ def evaluate(
     Args:
         model: a training run's folder, a saved model's folder, or a bundled model: unet-digits, cunet-digits.
         samples: how many to draw; the distance falls with the count, so compare equal counts alone.
-        sampler: ancestral or ddim.
+        sampler: ancestral, ddim, dpmpp_2m, euler_maruyama, heun or pf_ode.
         steps: network calls for each image.
         seed: of the samples.
         out: a JSON file for the result, with how it was measured.
