@@ -70,7 +70,7 @@ def main() -> None:
     """Train, bundle, measure and record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=FOLDER, help="where the weights and the record go")
-    parser.add_argument("--steps", type=int, default=3000, help="optimiser steps (default: 3000)")
+    parser.add_argument("--steps", type=int, default=1500, help="optimiser steps (default: 1500)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and augmentation")
     args = parser.parse_args()
     folder = output_folder(args.out)
