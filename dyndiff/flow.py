@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .denoiser import Denoise
 from .samplers import Step, eps_of, estimate, needs_signal
-from .schedules import Schedule, monotone
+from .schedules import Moment, Schedule, monotone
 from .seeds import Generators, noise_like
 
 
@@ -63,39 +63,54 @@ def pf_ode(
     estimates: list[Tensor] = []
 
     def slope(log_snr: Tensor, y: Tensor) -> Tensor:
-        t = schedule.time_of(log_snr)
-        state = schedule.alpha(t) * y
-        estimates.append(estimate(denoise, state, t))
-        return -0.5 * torch.exp(-0.5 * log_snr.cpu()) * eps_of(schedule, state, estimates[-1], t)
+        at = _moment(schedule, log_snr)
+        state = at.alpha * y
+        estimates.append(estimate(denoise, state, at))
+        return -0.5 * at.sigma / at.alpha * eps_of(state, estimates[-1], at)
 
-    for t, s in monotone(ts):
+    for t, s in monotone(schedule, ts):
         needs_signal(schedule, t)
         estimates.clear()
-        if s > 0:
-            ends = torch.stack([schedule.log_snr(t), schedule.log_snr(s)])
-            y = odeint(slope, x / schedule.alpha(t), ends.to(x.device), method=method, rtol=rtol, atol=atol)
-            x, x0 = schedule.alpha(s) * y[-1], estimates[0]
+        if s.time > 0:
+            ends = torch.tensor([t.log_snr, s.log_snr], dtype=torch.float64, device=x.device)
+            y = odeint(slope, x / t.alpha, ends, method=method, rtol=rtol, atol=atol)
+            x, x0 = s.alpha * y[-1], estimates[0]
         else:
             x = x0 = estimate(denoise, x, t)
-        yield Step(float(s), x, x0)
+        yield Step(s.time, x, x0)
 
 
-def encode(denoise: Denoise, schedule: Schedule, x0: Tensor, steps: int = 50, method: str = "rk4") -> Tensor:
+def _moment(schedule: Schedule, log_snr: Tensor) -> Moment:
+    """When the log-SNR, a scalar, has this value."""
+    return schedule.moments(schedule.time_of(log_snr).reshape(1))[0]
+
+
+def encode(
+    denoise: Denoise,
+    schedule: Schedule,
+    x0: Tensor,
+    steps: int = 50,
+    method: str = "rk4",
+    *,
+    generator: Generators = None,
+) -> Tensor:
     """Data to noise along the probability-flow ODE: Song et al. (2021, SDE), section 4.3.
 
-    `decode` brings it back, up to the solver's error and the noise of the chain's first step, at which
-    the path begins.
+    The path begins at the chain's first step, after its noise: without it, directions in which the
+    images never vary would arrive quieter than noise is. `decode` goes back along the same path, up to
+    the solver's error and that first noise.
 
     Args:
         x0: images in [-1, 1], shape (B, C, H, W).
         steps: of the solver, uniform in the log-SNR.
         method: of torchdiffeq.
+        generator: of the first step's noise; a list gives each image its own.
 
     Returns:
         The latent x at t = 1, shape (B, C, H, W).
     """
     ts = schedule.grid(steps, "log_snr")[:-1].flip(0)
-    x = schedule.alpha(ts[0]) * x0
+    x = schedule.alpha(ts[0]) * x0 + schedule.sigma(ts[0]) * noise_like(x0, generator)
     for step in pf_ode(denoise, schedule, x, ts, method=method):
         x = step.x
     return x
@@ -137,14 +152,13 @@ def log_likelihood(
 
     signs = torch.where(noise_like(x0, generator) > 0, 1.0, -1.0).to(x0)
     ends = schedule.log_snr(schedule.grid(steps, "log_snr")[:-1].flip(0))
-    needs_signal(schedule, torch.ones((), dtype=torch.float64))
 
     def field(log_snr: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        t = schedule.time_of(log_snr)
+        at = _moment(schedule, log_snr)
         with torch.enable_grad():
             y = state[0].detach().requires_grad_()
-            x = schedule.alpha(t) * y
-            slope = -0.5 * torch.exp(-0.5 * log_snr.cpu()) * eps_of(schedule, x, estimate(denoise, x, t), t)
+            x = at.alpha * y
+            slope = -0.5 * at.sigma / at.alpha * eps_of(x, estimate(denoise, x, at), at)
             (pulled,) = torch.autograd.grad(slope, y, signs)
         return slope.detach(), (pulled * signs).flatten(1).sum(1)
 

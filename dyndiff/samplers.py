@@ -11,6 +11,7 @@ caller's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoise
-from .schedules import Schedule, falling
+from .schedules import Moment, Schedule, falling
 from .seeds import Generators, noise_like
 
 
@@ -69,14 +70,13 @@ def ancestral(
     """
     if variance not in ("small", "large"):
         raise ValueError(f"unknown variance {variance!r}; choose from small, large")
-    for t, s in falling(ts):
+    for t, s in falling(schedule, ts):
         x0 = estimate(denoise, x, t)
-        alpha_s, sigma_s, sigma_t = schedule.alpha(s), schedule.sigma(s), schedule.sigma(t)
-        added = _added(schedule, t, s)
-        mean = schedule.alpha(t) / alpha_s * (sigma_s / sigma_t) ** 2 * x + alpha_s * added * x0
-        spread = (sigma_s if variance == "small" else sigma_t) * added.sqrt()
-        x = mean + spread * noise_like(x, generator) if s > 0 else mean
-        yield Step(float(s), x, x0)
+        added = _added(t, s)
+        mean = t.alpha / s.alpha * (s.sigma / t.sigma) ** 2 * x + s.alpha * added * x0
+        spread = (s.sigma if variance == "small" else t.sigma) * math.sqrt(added)
+        x = mean + spread * noise_like(x, generator) if s.time > 0 else mean
+        yield Step(s.time, x, x0)
 
 
 @torch.no_grad()
@@ -106,14 +106,13 @@ def ddim(
     """
     if not 0.0 <= eta <= 1.0:
         raise ValueError(f"eta must lie in [0, 1], got {eta}")
-    for t, s in falling(ts):
+    for t, s in falling(schedule, ts):
         x0 = estimate(denoise, x, t)
-        sigma_s = schedule.sigma(s)
-        fresh = eta * sigma_s * _added(schedule, t, s).sqrt()
-        x = schedule.alpha(s) * x0 + (sigma_s**2 - fresh**2).clamp(min=0).sqrt() * eps_of(schedule, x, x0, t)
-        if eta > 0 and s > 0:
+        fresh = eta * s.sigma * math.sqrt(_added(t, s))
+        x = s.alpha * x0 + math.sqrt(max(0.0, s.sigma**2 - fresh**2)) * eps_of(x, x0, t)
+        if eta > 0 and s.time > 0:
             x = x + fresh * noise_like(x, generator)
-        yield Step(float(s), x, x0)
+        yield Step(s.time, x, x0)
 
 
 @torch.no_grad()
@@ -128,14 +127,14 @@ def euler_maruyama(
 
     Args, Yields and Raises: as for `ancestral`; also a ValueError at a time without any signal.
     """
-    for t, s in falling(ts):
+    for t, s in falling(schedule, ts):
         needs_signal(schedule, t)
         x0 = estimate(denoise, x, t)
-        elapsed = 2 * (schedule.alpha(s).log() - schedule.alpha(t).log())  # of rho
-        score = -eps_of(schedule, x, x0, t) / schedule.sigma(t)
+        elapsed = 2 * math.log(s.alpha / t.alpha)  # of rho
+        score = -eps_of(x, x0, t) / t.sigma
         mean = x + elapsed * (0.5 * x + score)
-        x = mean + elapsed.sqrt() * noise_like(x, generator) if s > 0 else mean
-        yield Step(float(s), x, x0)
+        x = mean + math.sqrt(elapsed) * noise_like(x, generator) if s.time > 0 else mean
+        yield Step(s.time, x, x0)
 
 
 @torch.no_grad()
@@ -148,20 +147,20 @@ def heun(
     slope is the mean of those at both ends, but for a last step to t = 0, which is Euler's.
 
     Under a schedule that ends almost without signal (cosine) y is huge at t = 1 and the first steps are
-    lost on it: start at t = 0.95 or so (chapter 4 measures it). The same holds for `pf_ode`.
+    lost on it: start the grid at t = 0.95 or so (chapter 4 measures it). The same holds for `pf_ode`.
 
     Args, Yields and Raises: as for `ancestral`, and a ValueError at a time without any signal; no noise
     is drawn.
     """
-    for t, s in falling(ts):
+    for t, s in falling(schedule, ts):
         needs_signal(schedule, t)
         x0 = estimate(denoise, x, t)
-        slope = eps = eps_of(schedule, x, x0, t)
-        if s > 0:
-            guess = schedule.alpha(s) * x0 + schedule.sigma(s) * eps  # Euler's step, which is DDIM's
-            slope = 0.5 * (eps + eps_of(schedule, guess, estimate(denoise, guess, s), s))
-        x = _along(schedule, x, slope, t, s)
-        yield Step(float(s), x, x0)
+        slope = eps = eps_of(x, x0, t)
+        if s.time > 0:
+            guess = s.alpha * x0 + s.sigma * eps  # Euler's step, which is DDIM's
+            slope = 0.5 * (eps + eps_of(guess, estimate(denoise, guess, s), s))
+        x = _along(x, slope, t, s)
+        yield Step(s.time, x, x0)
 
 
 @torch.no_grad()
@@ -175,49 +174,48 @@ def dpmpp_2m(
 
     Args, Yields and Raises: as for `ancestral`; no noise is drawn.
     """
-    before: tuple[Tensor, Tensor] | None = None  # the last step's x0, and its length
-    for t, s in falling(ts):
+    before: tuple[Tensor, float] | None = None  # the last step's x0, and its length
+    for t, s in falling(schedule, ts):
         x0 = estimate(denoise, x, t)
-        h = 0.5 * (schedule.log_snr(s) - schedule.log_snr(t))
+        h = 0.5 * (s.log_snr - t.log_snr)
         ahead = x0
-        if before is not None and bool(before[1].isfinite() & h.isfinite()):
-            ahead = x0 + (x0 - before[0]) * h / (2 * before[1])
-        x = schedule.sigma(s) / schedule.sigma(t) * x - schedule.alpha(s) * torch.expm1(-h) * ahead
+        if before is not None and math.isfinite(before[1]) and math.isfinite(h):
+            ahead = x0 + (x0 - before[0]) * (h / (2 * before[1]))
+        x = s.sigma / t.sigma * x - s.alpha * math.expm1(-h) * ahead
         before = x0, h
-        yield Step(float(s), x, x0)
+        yield Step(s.time, x, x0)
 
 
-def estimate(denoise: Denoise, x: Tensor, t: Tensor) -> Tensor:
+def estimate(denoise: Denoise, x: Tensor, t: Moment) -> Tensor:
     """Ask the denoiser, and make sure of its answer."""
-    times = t.to(device="cpu", dtype=torch.promote_types(x.dtype, torch.float32)).expand(x.shape[0])
-    x0 = denoise(x, times)
+    x0 = denoise(x, torch.full(x.shape[:1], t.time, dtype=torch.promote_types(x.dtype, torch.float32)))
     if x0.shape != x.shape:
         raise ValueError(f"the denoiser returned shape {tuple(x0.shape)} for images of shape {tuple(x.shape)}")
     if not bool(x0.isfinite().all()):
-        raise ValueError(f"the denoiser returned numbers that are not finite, in the step at t = {float(t):g}")
+        raise ValueError(f"the denoiser returned numbers that are not finite, in the step at t = {t.time:g}")
     return x0
 
 
-def needs_signal(schedule: Schedule, t: Tensor) -> None:
+def needs_signal(schedule: Schedule, t: Moment) -> None:
     """Raise ValueError at a time when alpha is 0, where x / alpha and the reverse SDE have no value."""
-    if not schedule.alpha(t) > 0:
+    if not t.alpha > 0:
         raise ValueError(
-            f"the schedule {schedule.name!r} has no signal at t = {float(t):g}, where this sampler has no value; "
+            f"the schedule {schedule.name!r} has no signal at t = {t.time:g}, where this sampler has no value; "
             "take ancestral, ddim or dpmpp_2m, or start later"
         )
 
 
-def eps_of(schedule: Schedule, x: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+def eps_of(x: Tensor, x0: Tensor, t: Moment) -> Tensor:
     """The noise in x at time t > 0, if x0 is the image under it."""
-    return (x - schedule.alpha(t) * x0) / schedule.sigma(t)
+    return (x - t.alpha * x0) / t.sigma
 
 
-def _added(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
+def _added(t: Moment, s: Moment) -> float:
     """The variance of the noise that the forward process adds from s to t, as a share of sigma_t^2."""
-    return -torch.expm1(schedule.log_snr(t) - schedule.log_snr(s))
+    return -math.expm1(t.log_snr - s.log_snr)
 
 
-def _along(schedule: Schedule, x: Tensor, slope: Tensor, t: Tensor, s: Tensor) -> Tensor:
+def _along(x: Tensor, slope: Tensor, t: Moment, s: Moment) -> Tensor:
     r"""Follow $dy/d\tilde\sigma$ = slope in a straight line from t to s, in x."""
-    scale = schedule.alpha(s) / schedule.alpha(t)
-    return scale * x + (schedule.sigma(s) - scale * schedule.sigma(t)) * slope
+    scale = s.alpha / t.alpha
+    return scale * x + (s.sigma - scale * t.sigma) * slope

@@ -40,6 +40,7 @@ def sample(
     sampler: str = "ddim",
     steps: int = 50,
     spacing: str = "time",
+    start: float = 1.0,
     seed: int = 0,
     batch_size: int = 500,
     labels: Tensor | None = None,
@@ -55,7 +56,8 @@ def sample(
         size: their side in pixels; the one that the network is meant for if not given.
         sampler: a key of `SAMPLERS`.
         steps: steps of the sampler, >= 1.
-        spacing: of their times, a key of `schedules.SPACINGS`.
+        spacing: of their times, one of `schedules.SPACINGS`.
+        start: the first of them, at which the state is taken for pure noise; 1, or a little less.
         seed: image i of two calls with one seed is the same, whatever the count and the batch size.
         batch_size: images at a time, >= 1.
         labels: classes of the images, int64 of shape (count,), for a class-conditional model.
@@ -67,21 +69,21 @@ def sample(
         (count, C, size, size) in about [-1, 1], on the CPU.
 
     Raises:
-        ValueError: on an unknown sampler or spacing, a count, step or batch size below 1, or labels
-            that don't match the count or the model.
+        ValueError: on an unknown sampler or spacing, a start out of range, a count, step or batch size
+            below 1, or labels that don't match the count or the model.
     """
     check_settings(sampler, count, steps, seed, batch_size)
     if labels is not None and labels.shape != (count,):
         raise ValueError(f"one label per image: labels must be ({count},), got {tuple(labels.shape)}")
-    ts, config = denoiser.schedule.grid(steps, spacing), denoiser.net.config
+    ts, config = denoiser.schedule.grid(steps, spacing, start), denoiser.net.config
     side = config.size if size is None else size
     if side < 1:
         raise ValueError(f"an image's size must be at least 1, got {side}")
     shape = (config.channels, side, side)
     device = next(denoiser.parameters()).device
     generators, images = per_sample(seed, count), []
-    for start in range(0, count, batch_size):
-        batch = slice(start, start + batch_size)
+    for first in range(0, count, batch_size):
+        batch = slice(first, first + batch_size)
         own = generators[batch]
         denoise: Denoise = denoiser if labels is None else guided(denoiser, labels[batch], guidance)
         x = noise_like(torch.empty(len(own), *shape, device=device), own)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +42,21 @@ def expand(values: Tensor, x: Tensor) -> Tensor:
     if values.shape != x.shape[:1]:
         raise ValueError(f"one value per sample is needed: got {tuple(values.shape)} for a batch of {x.shape[0]}")
     return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
+class Moment(NamedTuple):
+    """What a schedule says of one time, in Python's float64: `t.alpha` is $\\alpha_t$, `s.sigma` is $\\sigma_s$.
+
+    Attributes:
+        time: in [0, 1].
+        alpha, sigma: the signal's scale and the noise's, in [0, 1].
+        log_snr: +inf at time 0; -inf where there is no signal.
+    """
+
+    time: float
+    alpha: float
+    sigma: float
+    log_snr: float
 
 
 @dataclass(frozen=True)
@@ -100,28 +116,39 @@ class Schedule:
         """The noise's standard deviation, from 0 (data) to almost 1 (noise)."""
         return torch.sigmoid(-self.log_snr(t)).sqrt()
 
-    def grid(self, steps: int, spacing: str = "time") -> Tensor:
-        """Times for a sampler, from 1 down to 0.
+    def moments(self, ts: Tensor) -> list[Moment]:
+        """Everything about each of some times, shape (N,), in one go."""
+        ts = _times(ts)
+        log_snr = self.log_snr(ts)
+        columns = ts, torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt(), log_snr
+        return [Moment(*row) for row in torch.stack(columns, dim=1).tolist()]
+
+    def grid(self, steps: int, spacing: str = "time", start: float = 1.0) -> Tensor:
+        """Times for a sampler, from `start` down to 0.
 
         Args:
             steps: how many steps, >= 1.
-            spacing: what is uniform between t = 1 and the chain's first step: "time"; "log_snr"; or
+            spacing: what is uniform between the start and the chain's first step: "time"; "log_snr"; or
                 "karras", the noise-to-signal ratio to the power 1 / 7 (Karras et al., 2022, equation
-                5). The latter two then step from 1 / T to 0, and need a schedule that ends with signal.
+                5). The latter two then step from 1 / T to 0, and need a schedule that has signal at the
+                start.
+            start: the first time, above 1 / T, at most 1.
 
         Returns:
             Falling times, shape (steps + 1,).
 
         Raises:
-            ValueError: on fewer than 1 step or an unknown spacing.
+            ValueError: on fewer than 1 step, an unknown spacing, or a start out of range.
         """
         if steps < 1:
             raise ValueError(f"sampling needs at least 1 step, got {steps}")
         if spacing not in SPACINGS:
             raise ValueError(f"unknown spacing {spacing!r}; choose from {', '.join(SPACINGS)}")
+        if not 1 / self.steps < start <= 1:
+            raise ValueError(f"sampling starts at a time above {1 / self.steps:g} and at most 1, got {start}")
         if spacing == "time" or steps == 1:
-            return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-        ends = self.log_snr(torch.tensor([1.0, 1 / self.steps], dtype=torch.float64))
+            return torch.linspace(start, 0, steps + 1, dtype=torch.float64)
+        ends = self.log_snr(torch.tensor([start, 1 / self.steps], dtype=torch.float64))
         if not bool(ends.isfinite().all()):
             raise ValueError(f"the schedule {self.name!r} ends without signal: no grid of it is uniform in {spacing}")
         even = torch.linspace(0, 1, steps, dtype=torch.float64)
@@ -144,19 +171,22 @@ def _times(t: Tensor | float) -> Tensor:
     return t
 
 
-def falling(ts: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def falling(schedule: Schedule, ts: Tensor) -> Iterator[tuple[Moment, Moment]]:
     """The steps (t, s) of a grid of falling times in [0, 1], checked before the first one is made."""
     ts = _checked_grid(ts)
     if not bool((ts.diff() < 0).all()):
         raise ValueError("a sampler's times must fall strictly")
-    return pairwise(ts)
+    return pairwise(schedule.moments(ts))
 
 
-def monotone(ts: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The steps of a grid that falls to 0 or above, or rises from above 0."""
+def monotone(schedule: Schedule, ts: Tensor) -> Iterator[tuple[Moment, Moment]]:
+    """Like `falling`, for a sampler that may also go from data (t > 0) to noise along rising times."""
     ts = _checked_grid(ts)
-    rises = bool((ts.diff() > 0).all()) and bool(ts[0] > 0)
-    return pairwise(ts) if rises else falling(ts)
+    if not bool((ts.diff() > 0).all()):
+        return falling(schedule, ts)
+    if ts[0] == 0:
+        raise ValueError("rising times must begin above 0, where the log-SNR is finite")
+    return pairwise(schedule.moments(ts))
 
 
 def _checked_grid(ts: Tensor) -> Tensor:

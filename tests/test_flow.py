@@ -22,6 +22,7 @@ from dyndiff import samplers as samplers_module
 from dyndiff.flow import log_likelihood
 from dyndiff.ideal import gaussian_flow, ideal_dataset, ideal_gaussian, ideal_mixture, mixture_log_density
 from dyndiff.schedules import expand
+from dyndiff.seeds import noise_like
 
 MEAN, STD = 0.4, 0.3
 
@@ -88,9 +89,20 @@ def test_decode_undoes_encode():
     means = torch.tensor([-0.5, 0.5]).reshape(2, 1, 1, 1)
     denoise = ideal_mixture(schedule, torch.tensor([0.5, 0.5]), means, 0.2)
     x = torch.linspace(-0.9, 0.9, 7, dtype=torch.float64).reshape(7, 1, 1, 1)
-    latent = encode(denoise, schedule, x, steps=100)
+    latent = encode(denoise, schedule, x, steps=100, generator=torch.Generator().manual_seed(0))
     assert latent.abs().max() < 4  # a point of the standard normal
-    torch.testing.assert_close(decode(denoise, schedule, latent, steps=100), x, atol=2e-3, rtol=0)
+    first_noise = noise_like(x, torch.Generator().manual_seed(0))
+    expected = x + torch.exp(-schedule.log_snr(1 / schedule.steps) / 2) * first_noise
+    torch.testing.assert_close(decode(denoise, schedule, latent, steps=100), expected, atol=2e-3, rtol=0)
+
+
+def test_latents_are_as_loud_as_noise_even_where_images_are_silent():
+    """Data in a plane of 2 of 64 dimensions: the first step's noise fills the rest."""
+    schedule, plane = linear(), torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    images = torch.einsum("nk,kchw->nchw", torch.randn(200, 2, generator=torch.Generator().manual_seed(2)), plane)
+    denoise = ideal_dataset(schedule, images)
+    latent = encode(denoise, schedule, images[:8], steps=20, generator=torch.Generator().manual_seed(0))
+    assert float(latent.std()) == pytest.approx(1, abs=0.1)
 
 
 def test_slerp_keeps_the_length_of_noise():

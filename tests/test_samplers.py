@@ -5,7 +5,20 @@ import math
 import pytest
 import torch
 
-from dyndiff import Denoiser, UNet, ancestral, clamped, cosine, ddim, euler_maruyama, heun, linear, pf_ode, sample
+from dyndiff import (
+    Denoiser,
+    UNet,
+    ancestral,
+    clamped,
+    cosine,
+    ddim,
+    dpmpp_2m,
+    euler_maruyama,
+    heun,
+    linear,
+    pf_ode,
+    sample,
+)
 from dyndiff.sampling import SAMPLERS
 from dyndiff.schedules import SCHEDULES, create_schedule, expand
 from dyndiff.seeds import noise_like, per_sample
@@ -144,6 +157,23 @@ def test_whole_chains_equal_diffusers_step_by_step(target, count, diffusers_pair
     steps = sampler(Denoiser(denoiser.net, linear(), target), linear(), x, ts, generator=seeded(1))
     for i, step in zip(scheduler.timesteps, steps, strict=True):
         x = scheduler.step(denoiser.net(x, ((i + 1) / 1000).expand(2)), i, x, **options).prev_sample
+        torch.testing.assert_close(step.x, x, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("target", ["x0", "v"])
+@pytest.mark.parametrize("count", [10, 50])
+def test_dpmpp_2m_equals_diffusers_step_by_step(target, count, denoiser):
+    """Multistep: a step leans on the one before, so whole chains are compared. The last step is first order in both."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    scheduler = DPMSolverMultistepScheduler(beta_schedule="linear", prediction_type=PREDICTIONS[target])
+    scheduler.set_timesteps(count)
+    ts = torch.cat([(scheduler.timesteps.double() + 1) / 1000, torch.zeros(1)])
+    scheduler.sigmas = torch.exp(-linear().log_snr(ts) / 2)  # in float64, as above
+    x = torch.randn(2, 1, 8, 8, generator=seeded())
+    steps = dpmpp_2m(Denoiser(denoiser.net, linear(), target), linear(), x, ts)
+    for i, step in zip(scheduler.timesteps, steps, strict=True):
+        x = scheduler.step(denoiser.net(x, ((i + 1) / 1000).expand(2)), i, x).prev_sample
         torch.testing.assert_close(step.x, x, atol=1e-5, rtol=0)
 
 

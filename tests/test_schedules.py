@@ -7,7 +7,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dyndiff.schedules import SCHEDULES, Schedule, cosine, create_schedule, expand, linear, sigmoid
+from dyndiff.schedules import SCHEDULES, SPACINGS, Schedule, cosine, create_schedule, expand, linear, sigmoid
 
 NAMES = list(SCHEDULES)
 times = st.floats(0, 1)
@@ -121,6 +121,27 @@ def test_methods_keep_the_shape_and_return_float64():
 
 def test_grid_is_uniform_from_noise_to_data():
     assert linear().grid(4).tolist() == [1, 0.75, 0.5, 0.25, 0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_moments_say_what_the_methods_say(name):
+    schedule = create_schedule(name)
+    ts = torch.tensor([1.0, 0.95, 0.5, 0.001, 0.0], dtype=torch.float64)
+    for t, moment in zip(ts, schedule.moments(ts), strict=True):
+        assert moment == (t, schedule.alpha(t), schedule.sigma(t), schedule.log_snr(t))
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_a_grid_may_start_later_even_where_the_chain_ends_without_signal(spacing):
+    ts = create_schedule("cosine-zero").grid(20, spacing, start=0.95)
+    assert float(ts[0]) == pytest.approx(0.95, abs=1e-9)
+    assert ts[-1] == 0 and len(ts) == 21 and bool((ts.diff() < 0).all())
+
+
+@pytest.mark.parametrize("start", [0.0, 0.001, 1.1, math.nan])
+def test_a_grid_starts_within_the_chain(start):
+    with pytest.raises(ValueError, match="starts at a time above 0.001 and at most 1"):
+        linear().grid(10, start=start)
 
 
 def test_expand_gives_each_sample_its_own_number_where_batch_equals_width():
