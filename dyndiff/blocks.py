@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .ode import integrate
+from .ode import Solution, Solver, integrate
 
 NORM_GROUPS = 4
 """Channels are normalised in this many groups, so that widths are multiples of it."""
@@ -37,30 +37,44 @@ class ResBlock(nn.Module):
         return self.shortcut(x) + h
 
 
+class Force(nn.Module):
+    """The force of a dynamic block: the residual block's two convolutions, scaled and shifted between."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = norm(width), conv3(width, width)
+        self.norm2, self.conv2 = norm(width), zeroed(conv3(width, width))
+
+    def forward(self, x: Tensor, film: Tensor) -> Tensor:
+        """(B, C, H, W), scales and shifts (B, 2 C) -> (B, C, H, W)."""
+        scale, shift = film[:, :, None, None].chunk(2, dim=1)
+        h = self.conv1(F.silu(self.norm1(x)))
+        return self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
+
+
 class DynamicBlock(nn.Module):
     r"""A second-order neural ODE: position and velocity of every pixel and channel, damped and driven.
 
     $x'(\tau) = v$ and $v'(\tau) = f(x, \tau, \mathrm{emb}) - \gamma v$ on $\tau \in [0, 1]$, with
-    $v(0) = g(x(0))$. The force `f` has the residual block's two convolutions; one set of weights serves
-    all depths and solver steps. Diffusion time enters `f` through `emb`; depth through a slope.
+    $v(0) = g(x(0))$. One set of weights serves all depths and solver steps. Diffusion time enters `f`
+    through `emb`; depth through a slope.
     """
 
-    def __init__(self, c_in: int, c_out: int, emb_dim: int, *, method: str = "leapfrog", steps: int = 1) -> None:
+    def __init__(self, c_in: int, c_out: int, emb_dim: int, *, solver: Solver | None = None) -> None:
         super().__init__()
-        self.method, self.steps = method, steps
+        self.solver = solver or Solver()
         self.enter = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
         self.velocity = zeroed(nn.Conv2d(c_out, c_out, 1))
-        self.norm1, self.conv1 = norm(c_out), conv3(c_out, c_out)
+        self.force = Force(c_out)
         self.film = nn.Linear(emb_dim, 2 * c_out)
         self.film_slope = nn.Parameter(torch.zeros(2 * c_out))
-        self.norm2, self.conv2 = norm(c_out), zeroed(conv3(c_out, c_out))
         self.damping = nn.Parameter(torch.zeros(c_out))  # softplus makes it a rate, 0.69 at first
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """(B, c_in, H, W), (B, emb_dim) -> (B, c_out, H, W): the position at tau = 1."""
-        return self.flow(self.enter(x), emb)[0]
+        return self.flow(self.enter(x), emb).x
 
-    def flow(self, x: Tensor, emb: Tensor) -> tuple[Tensor, Tensor]:
+    def flow(self, x: Tensor, emb: Tensor) -> Solution:
         """Position and velocity at tau = 1, from the position at tau = 0."""
         gamma = F.softplus(self.damping)[:, None, None]
         film = self.film(emb)  # once a call: it does not change with depth
@@ -68,13 +82,8 @@ class DynamicBlock(nn.Module):
         def force(x: Tensor, tau: float | Tensor) -> Tensor:
             return self.force(x, film + tau * self.film_slope)
 
-        return integrate(force, x, self.velocity(x), gamma, method=self.method, steps=self.steps)
-
-    def force(self, x: Tensor, film: Tensor) -> Tensor:
-        """The acceleration f, from the position and the scales and shifts (B, 2 c_out) of this moment."""
-        scale, shift = film[:, :, None, None].chunk(2, dim=1)
-        h = self.conv1(F.silu(self.norm1(x)))
-        return self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
+        uses = (film, self.film_slope, *self.force.parameters())
+        return integrate(force, x, self.velocity(x), gamma, self.solver, uses)
 
 
 class Attention(nn.Module):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 from dataclasses import asdict, replace
 
@@ -10,7 +11,7 @@ import torch
 
 from dyndiff import PRESETS, DynamicBlock, ResBlock, UNet, UNetConfig, create_model
 from dyndiff.blocks import Attention
-from dyndiff.ode import METHODS, leapfrog
+from dyndiff.ode import METHODS, Solution, Solver, leapfrog
 from dyndiff.profile import count_flops, count_parameters
 
 BLOCKS = ["res", "dynamic"]
@@ -32,9 +33,9 @@ def motion(block, monkeypatch):
     """What the block asks the solver to integrate: force, x(0), v(0), gamma."""
     seen = []
 
-    def spy(force, x, v, gamma, **solver):
+    def spy(force, x, v, gamma, *rest):
         seen[:] = [force, x, v, gamma]
-        return x, v
+        return Solution(x, v, 0)
 
     monkeypatch.setattr(sys.modules[DynamicBlock.__module__], "integrate", spy)
 
@@ -115,7 +116,7 @@ def test_solver_steps_and_method_belong_to_the_config(tiny, randomised):
 def test_solver_steps_of_a_block_can_be_changed(block):
     x, emb = noise(2, 4, 4, 4), noise(2, EMB)
     once = block(x, emb)
-    block.steps = 5
+    block.solver = Solver(steps=5)
     assert not torch.equal(block(x, emb), once)
 
 
@@ -123,10 +124,10 @@ def test_solver_steps_of_a_block_can_be_changed(block):
 def test_leapfrog_converges_to_rk4(block):
     """Second order: eight times the steps leave a sixty-fourth of the error (a thirtieth is asked)."""
     x, emb = noise(2, 4, 4, 4), noise(2, EMB)
-    block.method, block.steps = "rk4", 64
-    exact = block(x, emb)
-    block.method, errors = "leapfrog", []
-    for block.steps in (1, 8, 64):
+    block.solver = Solver("rk4", 64)
+    exact, errors = block(x, emb), []
+    for steps in (1, 8, 64):
+        block.solver = Solver(steps=steps)
         errors.append(float((block(x, emb) - exact).norm()))
     assert errors[1] < errors[0] / 30
     assert errors[2] < errors[1] / 30
@@ -176,9 +177,68 @@ def test_damping_is_a_positive_rate_per_channel(block, motion):
     assert torch.nn.functional.softplus(DynamicBlock(4, 8, EMB).damping)[0].item() == pytest.approx(math.log(2))
 
 
+def gradients(net, x, t):
+    """Of a loss, to every weight: those that make the embedding, too."""
+    return torch.autograd.grad(net(x, t).square().sum(), list(net.parameters()))
+
+
+@pytest.mark.parametrize("steps", [(1, 3), 4])
+def test_reversal_trains_like_backprop(steps, tiny, randomised):
+    net = randomised(UNet(replace(tiny, block="dynamic", widths=(4, 8), steps=steps)).double())
+    x, t = noise(3, 1, 8, 8), torch.linspace(0.1, 0.9, 3, dtype=torch.float64)
+    expected = gradients(net, x, t)
+    net.set_solver(gradient="reversible")
+    found = gradients(net, x, t)
+    scale = max(float(value.abs().max()) for value in expected)
+    torch.testing.assert_close(found, expected, atol=1e-10 * scale, rtol=1e-10)
+
+
+def test_the_adjoint_trains_like_backprop_up_to_the_solvers_error(tiny, randomised):
+    net = randomised(UNet(replace(tiny, block="dynamic", widths=(4, 8), method="rk4", steps=40)).double())
+    x, t = noise(2, 1, 8, 8), torch.tensor([0.2, 0.7], dtype=torch.float64)
+    expected = gradients(net, x, t)
+    net.set_solver(gradient="adjoint")
+    scale = max(float(value.abs().max()) for value in expected)
+    torch.testing.assert_close(gradients(net, x, t), expected, atol=1e-5 * scale, rtol=0)
+
+
+def test_a_network_without_time_does_not_see_it(tiny, randomised):
+    x, early, late = torch.randn(2, 1, 8, 8), torch.full((2,), 0.1), torch.full((2,), 0.9)
+    for time in (True, False):
+        net = randomised(UNet(replace(tiny, block="dynamic", time=time)))
+        assert torch.equal(net(x, early), net(x, late)) is not time
+
+
+def test_the_solver_of_a_trained_network_can_be_changed(tiny, randomised):
+    net = randomised(UNet(replace(tiny, block="dynamic", widths=(4, 8))).eval())
+    x, t = torch.randn(2, 1, 8, 8), torch.rand(2)
+    once = net(x, t)
+    net.set_solver(steps=(3, 2))
+    assert not torch.equal(net(x, t), once)
+    fresh = UNet(net.config)
+    fresh.load_state_dict(net.state_dict())
+    assert torch.equal(fresh(x, t), net(x, t))
+    levels = [(0, net.down[0]), (1, net.down[1]), (1, net.middle), (1, net.up[0]), (0, net.up[1])]
+    blocks = [(n, block) for n, part in levels for block in part.modules() if isinstance(block, DynamicBlock)]
+    assert [(n, block.solver.steps) for n, block in blocks] == [(n, (3, 2)[n]) for n, _ in blocks]
+    with pytest.raises(ValueError, match="method, steps and a gradient, got 'widths'"):
+        net.set_solver(widths=(8,))
+    with pytest.raises(ValueError, match="each of the 2 levels"):
+        net.set_solver(steps=(1, 2, 3))
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_networks_answer_as_they_do_without(tiny, randomised):
+    net = randomised(UNet(replace(tiny, block="dynamic", widths=(4,), middle=1, attention=(), steps=2)).eval())
+    x, t = torch.randn(2, 1, 8, 8), torch.rand(2)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(net)(x, t), net(x, t), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*adapts its steps")
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs_inside_a_block(method, block):
-    block.method, block.steps = method, 2
+    block.solver = Solver(method, 2)
     x = noise(2, 4, 4, 4)
     gradient = torch.autograd.grad(block(x, noise(2, EMB)).square().sum(), block.damping)[0]
     assert gradient.isfinite().all()
@@ -215,15 +275,19 @@ def test_unknown_setting_lists_the_known():
 
 BAD_CONFIGS = [
     ({"block": "transformer"}, "'transformer'.*res, dynamic"),
-    ({"method": "dopri5"}, "'dopri5'.*leapfrog, euler"),
-    ({"steps": 0}, "at least 1 step, got 0"),
+    ({"method": "verlet"}, "'verlet'.*leapfrog, euler"),
+    ({"gradient": "magic"}, "'magic'.*backprop, adjoint, reversible"),
+    ({"steps": 0}, "steps.*at least 1.*got 0"),
+    ({"steps": (1, 2, 3)}, r"steps.*each of the 2 levels, got \(1, 2, 3\)"),
+    ({"depth": (1,)}, r"depth.*each of the 2 levels, got \(1,\)"),
+    ({"middle": 0}, "middle.*at least 1, got 0"),
     ({"widths": ()}, r"multiples of 4, got \(\)"),
     ({"widths": (6, 8)}, r"multiples of 4, got \(6, 8\)"),
     ({"widths": (8, 0)}, r"multiples of 4, got \(8, 0\)"),
     ({"widths": (8, -4)}, r"multiples of 4, got \(8, -4\)"),
     ({"channels": 0}, "channels.*at least 1, got 0"),
     ({"size": -8}, "size.*at least 1, got -8"),
-    ({"depth": 0}, "depth.*at least 1, got 0"),
+    ({"depth": -1}, "depth.*at least 0.*got -1"),
     ({"widths": (8, 8), "attention": (2,)}, r"attention.*got \(2,\)"),
     ({"attention": (-1,)}, r"attention.*got \(-1,\)"),
 ]
