@@ -11,7 +11,10 @@ from importlib import import_module
 
 from .derivation import Derivation
 
-NAMES = ("forward", "posterior", "bound", "targets", "flow", "ddim", "euler_maruyama")
+NAMES = (
+    *("forward", "posterior", "bound", "targets", "flow", "ddim", "euler_maruyama"),  # diffusion, on the clock t
+    *("second_order", "leapfrog", "adjoint", "lipschitz"),  # a dynamic block's depth, on the clock tau
+)
 
 
 def _derive(name: str) -> Derivation:

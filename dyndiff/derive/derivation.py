@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import sympy
 
@@ -53,8 +54,8 @@ class Derivation:
             if left != 0:
                 raise ValueError(f"{self.title!r}: the identity {name!r} does not vanish, what is left is {left}")
 
-    def function(self, step: str, *names: str) -> Callable[..., float]:
-        """A step as a function of numbers: of an equation, its right side; of a series, its terms.
+    def function(self, step: str, *names: str) -> Callable[..., Any]:
+        """A step as a function of numbers: an equation's right side, a series' terms, a matrix's rows.
 
         Args:
             step: a key of `steps`.
@@ -72,4 +73,11 @@ class Derivation:
         known = {symbol.name: symbol for symbol in expression.free_symbols}
         if not set(known) <= set(names):
             raise ValueError(f"{step!r} is a function of {', '.join(sorted(known))}, got {', '.join(names)}")
-        return sympy.lambdify([known.get(name, sympy.Symbol(name)) for name in names], expression, modules="math")
+        body = expression.tolist() if isinstance(expression, sympy.MatrixBase) else expression
+        return sympy.lambdify([known.get(name, sympy.Symbol(name)) for name in names], body, modules="math")
+
+
+def entries(matrix: sympy.Matrix) -> sympy.Expr:
+    """A matrix in one expression, each entry beside symbols of its own: it vanishes if and only if all entries do."""
+    row, column = (sympy.Matrix(sympy.symbols(f"{name}_1:{n + 1}")) for name, n in zip("rc", matrix.shape, strict=True))
+    return (row.T * matrix * column)[0]
