@@ -161,25 +161,37 @@ def profile(
     size: int | None = None,
     batch_size: int = 1,
     repeats: int = 30,
+    device: str = "cpu",
+    compiled: bool = False,
+    steps: int | None = None,
+    reversible: bool = False,
     json: bool = False,
 ) -> None:
-    """Measure networks side by side: parameters, FLOPs, latency, memory.
+    """Measure networks side by side: parameters, FLOPs, function evaluations, latency, memory.
 
     Calls are interleaved and warmed up; latency is the median. Percentages are of the first network.
 
         dyndiff profile unet-digits cunet-digits --batch-size 16
+        dyndiff profile cunet-digits --steps 16 --reversible
 
     Args:
         presets: the networks' names.
         size: side of the images in pixels; by default the one that each network is meant for.
         batch_size: images a call; latency, FLOPs and memory are those of the whole call.
         repeats: timed calls of each network, after three that warm it up.
-        json: print a list of {name, params, flops, latency_s, latency_quartiles_s, peak_bytes}.
+        device: where to measure, such as cuda.
+        compiled: time the networks as torch.compile makes them; on CUDA with graphs.
+        steps: of the dynamic blocks' solver, at all levels, in place of the preset's own.
+        reversible: let dynamic blocks find their gradient by walking back; it shows in the training memory.
+        json: print a list of {name, params, flops, evaluations, latency_s, latency_quartiles_s, peak_bytes,
+            training_peak_bytes}.
     """
     from .experiments.efficiency import profile_presets
     from .profile import table
 
-    profiles = profile_presets(presets, size, batch_size, repeats)
+    profiles = profile_presets(
+        presets, size, batch_size, repeats, device=device, compiled=compiled, reversible=reversible, steps=steps
+    )
     print(dumps([p.to_dict() for p in profiles], indent=2) if json else table(profiles))
 
 

@@ -203,21 +203,24 @@ class _Reversible(torch.autograd.Function):
         x, v, *rest = ctx.saved_tensors
         grad_x, grad_v = end
         h, wanted = 1 / ctx.steps, [tensor for tensor in rest if tensor.requires_grad]
-        totals: list[Tensor | None] = [None] * len(wanted)
+        totals = [torch.zeros_like(tensor) for tensor in wanted]
         for n in reversed(range(ctx.steps)):
+            x = x - 0.5 * h * v  # at the middle of the step, where the kick was
             with torch.enable_grad():
-                middle = (x - 0.5 * h * v).detach().requires_grad_()
+                middle = x.detach().requires_grad_()
                 decay, gain = _kick(rest[0], h)
                 push = gain * ctx.force(middle, (n + 0.5) * h)
                 v = ((v - push) / decay).detach()  # the velocity before the kick
                 kicked = decay * v + push
-            x = middle.detach() - 0.5 * h * v
             kick = grad_v + 0.5 * h * grad_x  # what the loss feels of the velocity after the kick
             pulled, *parts = torch.autograd.grad(kicked, (middle, *wanted), kick, allow_unused=True)
-            totals = [part if total is None else total if part is None else total + part
-                      for total, part in zip(totals, parts, strict=True)]  # fmt: skip
+            del kicked, push
+            for total, part in zip(totals, parts, strict=True):
+                if part is not None:
+                    total.add_(part)
             grad_x = grad_x if pulled is None else grad_x + pulled  # None: the force ignores the position
             grad_v = decay.detach() * kick + 0.5 * h * grad_x
+            x = x - 0.5 * h * v
         found = iter(totals)
         return None, None, grad_x, grad_v, *(next(found) if tensor.requires_grad else None for tensor in rest)
 

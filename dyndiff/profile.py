@@ -1,4 +1,4 @@
-"""What a network costs: parameters, FLOPs, seconds, bytes.
+"""What a network costs: parameters, FLOPs, evaluations, seconds, bytes.
 
 Counts are exact and the same on every machine; times are medians of interleaved, warmed-up calls, so
 that whatever else the machine does falls on all networks alike.
@@ -17,10 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+
+from .blocks import Force, ResBlock
 from torch.utils.flop_counter import FlopCounterMode
 
 Inputs = tuple[Tensor, Tensor]
 """`(x (B, C, H, W), t (B,))`."""
+
+EVALUATED = (ResBlock, Force)
+"""The modules whose calls are a network's function evaluations."""
 
 
 @dataclass(frozen=True)
@@ -31,30 +36,39 @@ class Profile:
         name: what the network is called.
         params: number of weights.
         flops: floating-point operations of a call (a multiply-add counts as two).
+        evaluations: how often a call evaluates the inside of a block: once for a residual block, once for
+            each force that a dynamic block's solver asks for.
         latency_s: median seconds of a call, without gradients.
         latency_quartiles_s: first and third quartile.
         peak_bytes: most memory alive at one moment of a call without gradients, weights and input aside.
+        training_peak_bytes: the same for a call with its backward pass, the weights' gradients aside.
     """
 
     name: str
     params: int
     flops: int
+    evaluations: int
     latency_s: float
     latency_quartiles_s: tuple[float, float]
     peak_bytes: int
+    training_peak_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
         """As a JSON object."""
         return asdict(self)
 
 
-def profile(nets: Mapping[str, nn.Module], inputs: Inputs | dict[str, Inputs], repeats: int = 30) -> list[Profile]:
+def profile(
+    nets: Mapping[str, nn.Module], inputs: Inputs | dict[str, Inputs], repeats: int = 30, *, compiled: bool = False
+) -> list[Profile]:
     """Measure networks side by side.
 
     Args:
         nets: by name.
-        inputs: one for all, or one for each name.
+        inputs: one for all, or one for each name; on the networks' device.
         repeats: timed calls of each network, at least 2; three more warm it up.
+        compiled: time what `torch.compile` makes of them, with CUDA graphs where there is CUDA. Counts and
+            bytes stay those of the network as written.
 
     Returns:
         One `Profile` a network, in the same order.
@@ -65,12 +79,14 @@ def profile(nets: Mapping[str, nn.Module], inputs: Inputs | dict[str, Inputs], r
     if repeats < 2:
         raise ValueError(f"a median with quartiles needs at least 2 repeats, got {repeats}")
     each = inputs if isinstance(inputs, dict) else dict.fromkeys(nets, inputs)
-    seconds = latencies([lambda net=net, x=each[name]: net(*x) for name, net in nets.items()], repeats)
+    timed = {name: torch.compile(net, mode="reduce-overhead") if compiled else net for name, net in nets.items()}
+    seconds = latencies([lambda net=net, x=each[name]: net(*x) for name, net in timed.items()], repeats)
     profiles = []
     for (name, net), times in zip(nets.items(), seconds, strict=True):
         low, median, high = quantiles(times, n=4)
-        counts = count_parameters(net), count_flops(net, each[name])
-        profiles.append(Profile(name, *counts, median, (low, high), peak_bytes(net, each[name])))
+        counts = count_parameters(net), count_flops(net, each[name]), count_evaluations(net, each[name])
+        memory = peak_bytes(net, each[name]), training_peak_bytes(net, each[name])
+        profiles.append(Profile(name, *counts, median, (low, high), *memory))
     return profiles
 
 
@@ -88,23 +104,52 @@ def count_flops(net: nn.Module, inputs: Inputs) -> int:
 
 
 @torch.no_grad()
+def count_evaluations(net: nn.Module, inputs: Inputs) -> int:
+    """How often one call evaluates the inside of a block, counted by hooks on every `EVALUATED` module."""
+    calls: list[nn.Module] = []
+    hooks = [
+        module.register_forward_hook(lambda module, *_: calls.append(module))
+        for module in net.modules()
+        if isinstance(module, EVALUATED)
+    ]
+    try:
+        net(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return len(calls)
+
+
+@torch.no_grad()
 def latencies(calls: Sequence[Any], repeats: int, warmup: int = 3) -> list[list[float]]:
-    """Seconds of each call, in turn: first, second, ..., first, second, ... after `warmup` rounds."""
+    """Seconds of each call, in turn: first, second, ..., first, second, ... after `warmup` rounds.
+
+    With CUDA they are the device's own, between two events in its queue; else the clock on the wall.
+    """
+    measure = _device_seconds if torch.cuda.is_available() else _seconds
     seconds: list[list[float]] = [[] for _ in calls]
     for n in range(warmup + repeats):
         for call, times in zip(calls, seconds, strict=True):
-            _wait()
-            start = time.perf_counter()
-            call()
-            _wait()
+            took = measure(call)
             if n >= warmup:
-                times.append(time.perf_counter() - start)
+                times.append(took)
     return seconds
 
 
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def _seconds(call: Any) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _device_seconds(call: Any) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    start.record()
+    call()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1e3
 
 
 @torch.no_grad()
@@ -112,6 +157,26 @@ def peak_bytes(net: nn.Module, inputs: Inputs) -> int:
     """The most bytes of tensors made during one call that were alive together."""
     with _AliveBytes() as alive:
         net(*inputs)
+    return alive.peak
+
+
+def training_peak_bytes(net: nn.Module, inputs: Inputs) -> int:
+    """The most bytes alive together in a call and its backward pass: what training needs beyond the weights.
+
+    The gradients of the weights are there before it starts, and stay out of the count.
+    """
+    kept = [(parameter, parameter.grad) for parameter in net.parameters() if parameter.requires_grad]
+    for parameter, _ in kept:
+        parameter.grad = torch.zeros_like(parameter)
+    try:
+        with torch.enable_grad(), _AliveBytes() as alive:
+            output = net(*inputs)
+            if output.requires_grad:
+                output.square().mean().backward()
+            del output
+    finally:
+        for parameter, grad in kept:
+            parameter.grad = grad
     return alive.peak
 
 
@@ -145,15 +210,18 @@ def table(profiles: Sequence[Profile]) -> str:
     first = profiles[0]
 
     def cell(value: float, base: float, text: str) -> str:
-        return f"{text} ({value / base:4.0%})"
+        return f"{text} ({value / base:4.0%})" if base else text
 
-    lines = [f"{'':14} {'parameters':>17} {'MFLOPs':>15} {'ms a call':>15} {'peak MB':>15}"]
+    heads = ["MFLOPs", "evaluations", "ms a call", "peak MB", "training MB"]
+    lines = [f"{'':17} {'parameters':>18} " + " ".join(f"{head:>15}" for head in heads)]
     for p in profiles:
         cells = [
             cell(p.params, first.params, f"{p.params:,}"),
             cell(p.flops, first.flops, f"{p.flops / 1e6:.1f}"),
+            cell(p.evaluations, first.evaluations, f"{p.evaluations}"),
             cell(p.latency_s, first.latency_s, f"{p.latency_s * 1e3:.1f}"),
             cell(p.peak_bytes, first.peak_bytes, f"{p.peak_bytes / 1e6:.2f}"),
+            cell(p.training_peak_bytes, first.training_peak_bytes, f"{p.training_peak_bytes / 1e6:.2f}"),
         ]
-        lines.append(f"{p.name:14} {cells[0]:>17} " + " ".join(f"{c:>15}" for c in cells[1:]))
+        lines.append(f"{p.name:17} {cells[0]:>18} " + " ".join(f"{c:>15}" for c in cells[1:]))
     return "\n".join(lines)

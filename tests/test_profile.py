@@ -7,7 +7,17 @@ import torch
 from torch import nn
 
 from dyndiff import create_model
-from dyndiff.profile import count_flops, count_parameters, latencies, peak_bytes, profile, table
+from dyndiff.blocks import DynamicBlock
+from dyndiff.profile import (
+    count_evaluations,
+    count_flops,
+    count_parameters,
+    latencies,
+    peak_bytes,
+    profile,
+    table,
+    training_peak_bytes,
+)
 
 
 class Chain(nn.Module):
@@ -74,6 +84,38 @@ def test_peak_bytes_leave_weights_out(conv):
     assert peak_bytes(conv, INPUTS) == 2 * 8 * 10 * 10 * 4
 
 
+def test_training_keeps_what_the_gradient_needs():
+    """A chain of n tanh keeps n images for its backward pass; without gradients two are alive at once."""
+    inputs = (INPUTS[0].clone().requires_grad_(), INPUTS[1])
+    peaks = [training_peak_bytes(Chain(nn.Sequential(*[nn.Tanh()] * n)), inputs) for n in (4, 12)]
+    assert peaks[1] - peaks[0] == 8 * BYTES
+
+
+def test_training_memory_leaves_the_gradients_as_they_were(conv):
+    assert training_peak_bytes(conv, INPUTS) > peak_bytes(conv, INPUTS)
+    assert all(parameter.grad is None for parameter in conv.parameters())
+
+
+def test_reversal_needs_no_more_memory_for_more_steps():
+    net = create_model("cunet-digits")
+    inputs = torch.randn(16, 1, 16, 16), torch.rand(16)
+    peaks = {}
+    for gradient in ("backprop", "reversible"):
+        for steps in (1, 16):
+            net.set_solver(gradient=gradient, steps=steps)
+            peaks[gradient, steps] = training_peak_bytes(net, inputs)
+    assert peaks["reversible", 16] <= 1.10 * peaks["reversible", 1] < peaks["backprop", 1]
+    assert peaks["backprop", 16] > 5 * peaks["backprop", 1]
+
+
+def test_evaluations_are_those_of_the_solver():
+    net = create_model("cunet-digits")
+    blocks = sum(isinstance(module, DynamicBlock) for module in net.modules())
+    for method, steps, each in (("leapfrog", 3, 3), ("rk4", 2, 8)):
+        net.set_solver(method=method, steps=steps)
+        assert count_evaluations(net, (torch.randn(1, 1, 16, 16), torch.rand(1))) == each * blocks
+
+
 def test_profile_keeps_order_and_orders_quartiles():
     nets = {"b": Chain(torch.relu), "a": Chain(torch.sigmoid)}
     profiles = profile(nets, INPUTS, repeats=5)
@@ -84,7 +126,8 @@ def test_profile_keeps_order_and_orders_quartiles():
 
 def test_profile_as_json_has_the_promised_keys(conv):
     (result,) = json.loads(json.dumps([p.to_dict() for p in profile({"conv": conv}, INPUTS, repeats=2)]))
-    assert set(result) == {"name", "params", "flops", "latency_s", "latency_quartiles_s", "peak_bytes"}
+    assert set(result) == {"name", "params", "flops", "latency_s", "latency_quartiles_s", "peak_bytes",
+                           "evaluations", "training_peak_bytes"}  # fmt: skip
     assert (result["name"], result["params"], result["flops"]) == ("conv", 608, 240_000)
 
 
