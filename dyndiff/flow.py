@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoise
+from .grids import monotone
 from .samplers import Step, eps_of, estimate, needs_signal
-from .schedules import Moment, Schedule, monotone
+from .schedules import Moment, Schedule
 from .seeds import Generators, noise_like
 
 

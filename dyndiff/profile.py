@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import FlopCounterMode
 
 from .blocks import Force, ResBlock
-from torch.utils.flop_counter import FlopCounterMode
 
 Inputs = tuple[Tensor, Tensor]
 """`(x (B, C, H, W), t (B,))`."""

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoise
-from .schedules import Moment, Schedule, falling
+from .grids import falling
+from .schedules import Moment, Schedule
 from .seeds import Generators, noise_like
 
 

@@ -13,10 +13,9 @@ noise is added at a constant rate, so both agree exactly wherever the chain is d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -169,33 +168,6 @@ def _times(t: Tensor | float) -> Tensor:
     if t.numel() and not bool(((t >= 0) & (t <= 1)).all()):
         raise ValueError(f"diffusion time lies in [0, 1], got values from {t.min():g} to {t.max():g}")
     return t
-
-
-def falling(schedule: Schedule, ts: Tensor) -> Iterator[tuple[Moment, Moment]]:
-    """The steps (t, s) of a grid of falling times in [0, 1], checked before the first one is made."""
-    ts = _checked_grid(ts)
-    if not bool((ts.diff() < 0).all()):
-        raise ValueError("a sampler's times must fall strictly")
-    return pairwise(schedule.moments(ts))
-
-
-def monotone(schedule: Schedule, ts: Tensor) -> Iterator[tuple[Moment, Moment]]:
-    """Like `falling`, for a sampler that may also go from data (t > 0) to noise along rising times."""
-    ts = _checked_grid(ts)
-    if not bool((ts.diff() > 0).all()):
-        return falling(schedule, ts)
-    if ts[0] == 0:
-        raise ValueError("rising times must begin above 0, where the log-SNR is finite")
-    return pairwise(schedule.moments(ts))
-
-
-def _checked_grid(ts: Tensor) -> Tensor:
-    ts = torch.as_tensor(ts, dtype=torch.float64, device="cpu")
-    if ts.ndim != 1 or len(ts) < 2:
-        raise ValueError(f"a grid of times needs at least two of them in one dimension, got shape {tuple(ts.shape)}")
-    if not bool(((ts >= 0) & (ts <= 1)).all()):
-        raise ValueError(f"a sampler's times must lie in [0, 1], got {ts.min():g} to {ts.max():g}")
-    return ts
 
 
 def linear(steps: int = 1000) -> Schedule:
