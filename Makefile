@@ -31,7 +31,7 @@ install: .venv/installed  ## make .venv and install everything into it
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[book,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[book,data,dev]"
 	touch $@
 
 clean:  ## remove what was built, .venv aside

@@ -7,10 +7,13 @@ A loader takes a split and an image size and returns `Images`. Networks see floa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .parquet import LAYOUTS, read
 
 
 @dataclass(frozen=True)
@@ -76,24 +79,28 @@ def shapes(split: str, size: int) -> Images:
 
 
 DATASETS = {"digits": digits, "shapes": shapes}
-"""A data set's name to its loader, `(split, size) -> Images`."""
+"""The name of a data set that comes with the package to its loader, `(split, size) -> Images`."""
 
 
-def load_images(name: str, split: str = "train", size: int = 16) -> Images:
+def load_images(name: str, split: str = "train", size: int = 16, data_dir: str | Path | None = None) -> Images:
     """A data set by name.
 
     Args:
-        name: a key of `DATASETS`.
+        name: a key of `DATASETS`, or of `parquet.LAYOUTS`.
         split: "train" or "test".
         size: the side that images are resized or drawn to, in pixels, >= 4.
+        data_dir: the folder that holds `NAME/SPLIT.parquet`, for a data set that doesn't come with the
+            package; by default what the environment's `DYNDIFF_DATA` names.
 
     Raises:
-        ValueError: on an unknown data set or split, or a size below 4.
+        ValueError: on an unknown data set or split, a size below 4, or files that can't be read.
     """
-    if name not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}; choose from {', '.join(DATASETS)}")
+    if name not in (*DATASETS, *LAYOUTS):
+        raise ValueError(f"unknown data set {name!r}; choose from {', '.join((*DATASETS, *LAYOUTS))}")
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}; choose from train, test")
     if size < 4:
         raise ValueError(f"images need at least 4 pixels a side, got {size}")
+    if name in LAYOUTS:
+        return Images(*read(name, split, size, data_dir), LAYOUTS[name].classes)
     return DATASETS[name](split, size)

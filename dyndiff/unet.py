@@ -26,6 +26,7 @@ from .blocks import (
     norm,
     zeroed,
 )
+from .controls import FirstOrderBlock, ReleasedBlock, TiedBlock
 from .ode import Solver
 
 
@@ -42,9 +43,10 @@ class UNetConfig:
         middle: blocks between the two ways, at the coarsest level.
         attention: the levels (0 is the finest) that also attend over all pixels.
         classes: 0, or how many classes of images the network is told apart by a label.
-        block: "res" (the standard residual block) or "dynamic" (second-order ODE).
+        block: a key of `BLOCKS`: "res" (the standard residual block), "dynamic" (second-order ODE), or one
+            of the controls "tied", "first_order", "released".
         time: whether the network is told the diffusion time.
-        method, gradient: of a dynamic block's solver, one of `ode.METHODS` and `ode.GRADIENTS`.
+        method, gradient: of a block's solver, where it has one, one of `ode.METHODS` and `ode.GRADIENTS`.
         steps: of that solver; one number for all levels, or one for each.
     """
 
@@ -191,7 +193,7 @@ class UNet(nn.Module):
         return self.head(h)
 
     def set_solver(self, **changes: Any) -> None:
-        """Give the dynamic blocks another solver, after training too: more steps, fewer, another method.
+        """Give the blocks another solver, after training too: more steps, fewer, another method.
 
         Args:
             changes: to `method`, `steps` or `gradient` of the configuration.
@@ -206,7 +208,7 @@ class UNet(nn.Module):
         levels = [(self.down[n], n) for n in range(last + 1)] + [(self.up[n], last - n) for n in range(last + 1)]
         for part, level in [*levels, (self.middle, last)]:
             for block in part.modules():
-                if isinstance(block, DynamicBlock):
+                if isinstance(block, DynamicBlock | TiedBlock | FirstOrderBlock | ReleasedBlock):
                     block.solver = self.config.solver(level)
 
     def check_shape(self, x: Tensor, t: Tensor) -> None:
@@ -232,5 +234,8 @@ class UNet(nn.Module):
 BLOCKS: dict[str, Callable[[Solver], Callable[[int, int, int], nn.Module]]] = {
     "res": lambda solver: ResBlock,
     "dynamic": lambda solver: partial(DynamicBlock, solver=solver),
+    "tied": lambda solver: partial(TiedBlock, solver=solver),
+    "first_order": lambda solver: partial(FirstOrderBlock, solver=solver),
+    "released": lambda solver: partial(ReleasedBlock, solver=solver),
 }
 """A block's name to a function of the level's solver that returns `block(c_in, c_out, emb_dim)`."""
