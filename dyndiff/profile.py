@@ -20,11 +20,12 @@ from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
 from .blocks import Force, ResBlock
+from .controls import ReleasedField
 
 Inputs = tuple[Tensor, Tensor]
 """`(x (B, C, H, W), t (B,))`."""
 
-EVALUATED = (ResBlock, Force)
+EVALUATED = (ResBlock, Force, ReleasedField)
 """The modules whose calls are a network's function evaluations."""
 
 

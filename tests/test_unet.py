@@ -11,6 +11,7 @@ import torch
 
 from dyndiff import PRESETS, DynamicBlock, ResBlock, UNet, UNetConfig, create_model
 from dyndiff.blocks import Attention
+from dyndiff.controls import FirstOrderBlock, ReleasedBlock, TiedBlock
 from dyndiff.ode import METHODS, Solution, Solver, leapfrog
 from dyndiff.profile import count_flops, count_parameters
 
@@ -245,11 +246,96 @@ def test_every_method_runs_inside_a_block(method, block):
     assert gradient.all()
 
 
-@pytest.mark.parametrize("scale", [name.removeprefix("cunet-") for name in PRESETS if name.startswith("cunet-")])
-def test_the_two_presets_of_a_scale_differ_in_block_and_widths_alone(scale):
-    one, other = asdict(PRESETS[f"unet-{scale}"]), asdict(PRESETS[f"cunet-{scale}"])
-    assert {key for key in one if one[key] != other[key]} == {"block", "widths"}
-    assert (one["block"], other["block"]) == ("res", "dynamic")
+SCALES = ("digits", "mnist", "cifar10", "paper")
+KINDS = ("unet", "cunet", "thin", "tied", "ode1", "blind", "papercode")
+
+
+def costs(name):
+    """Parameters, and FLOPs of one image."""
+    net = create_model(name)
+    shape = (1, net.config.channels, net.config.size, net.config.size)
+    return count_parameters(net), count_flops(net, (torch.zeros(shape), torch.ones(1)))
+
+
+def test_every_scale_has_the_same_seven_networks():
+    assert set(PRESETS) == {f"{kind}-{scale}" for kind in KINDS for scale in SCALES}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_control_changes_one_thing(scale):
+    def changed(one, other):
+        one, other = asdict(PRESETS[f"{one}-{scale}"]), asdict(PRESETS[f"{other}-{scale}"])
+        return {key for key in one if one[key] != other[key]}
+
+    assert changed("unet", "thin") == {"widths"}
+    assert changed("cunet", "tied") == {"block"}
+    assert changed("cunet", "ode1") == {"block", "method"}
+    assert changed("cunet", "blind") == {"time"}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_controls_cost_what_they_control_for(scale):
+    """Thin: the cunet's parameters; tied and first-order: its FLOPs, but for the map of the velocity."""
+    params, flops = costs(f"cunet-{scale}")
+    assert costs(f"thin-{scale}")[0] == pytest.approx(params, rel=0.07)
+    assert costs(f"tied-{scale}")[1] == pytest.approx(flops, rel=0.05)
+    assert costs(f"ode1-{scale}")[1] == pytest.approx(flops, rel=0.05)
+    assert costs(f"blind-{scale}") == (params, flops)
+
+
+def test_the_paper_scale_is_the_papers():
+    """Calvo-Ordonez et al.'s baseline, and the code that they released, as counted there."""
+    params, flops = costs("unet-paper")
+    assert params == pytest.approx(35.71e6, rel=0.03)
+    assert flops == pytest.approx(14.59e9, rel=0.03)
+    params, flops = costs("papercode-paper")
+    assert params == pytest.approx(8.81e6, rel=0.02)
+    assert flops == pytest.approx(5.65e9, rel=0.02)
+
+
+@pytest.mark.parametrize("scale", ["mnist", "cifar10", "paper"])
+def test_the_continuous_denoiser_costs_a_quarter_or_less(scale):
+    whole, part = costs(f"unet-{scale}"), costs(f"cunet-{scale}")
+    assert part[0] <= 0.20 * whole[0]
+    assert part[1] <= 0.25 * whole[1]
+
+
+@pytest.mark.parametrize("kind", ["papercode", "blind"])
+def test_controls_without_time_do_not_see_it(kind, randomised):
+    net = randomised(create_model(f"{kind}-digits").eval())
+    x = torch.randn(1, 1, 16, 16)
+    assert torch.equal(net(x, torch.tensor([0.1])), net(x, torch.tensor([0.9])))
+
+
+def test_tied_steps_are_residual_steps(randomised):
+    block = randomised(TiedBlock(4, 4, EMB, solver=Solver(steps=3)).double())
+    x, emb = noise(2, 4, 4, 4), noise(2, EMB)
+    expected = x
+    for _ in range(3):
+        expected = expected + block.force(expected, block.film(emb))
+    torch.testing.assert_close(block(x, emb), expected)
+
+
+def test_first_order_blocks_solve_their_equation(randomised):
+    """Many steps of Euler come to what RK4 finds; leapfrog in the configuration means Euler here."""
+    block = randomised(FirstOrderBlock(4, 4, EMB).double())
+    x, emb = noise(2, 4, 4, 4), noise(2, EMB)
+    ends = {}
+    for name, solver in {"rk4": Solver("rk4", 50), "many": Solver("euler", 800), "few": Solver("leapfrog", 8)}.items():
+        block.solver = solver
+        ends[name] = block(x, emb)
+    assert (ends["many"] - ends["rk4"]).norm() < 0.02 * (ends["few"] - ends["rk4"]).norm()
+
+
+def test_the_released_block_grows_without_its_convolutions():
+    """x' = h(x) + x with h = softplus(0) = log 2: one step of RK4 on an equation that is solved by hand."""
+    block = ReleasedBlock(4, 4, EMB).double()
+    for parameter in block.field.parameters():
+        torch.nn.init.zeros_(parameter)
+    x = noise(2, 4, 4, 4)
+    growth = 1 + 1 + 1 / 2 + 1 / 6 + 1 / 24  # e, as RK4 has it
+    expected = growth * x + (growth - 1) * math.log(2)
+    torch.testing.assert_close(block(x, noise(2, EMB)), expected)
 
 
 def test_the_continuous_preset_costs_a_third_or_less():
