@@ -12,11 +12,14 @@ from torch import nn
 from torchdiffeq import odeint, odeint_adjoint
 
 import dyndiff.derive
-from dyndiff import Denoiser, linear
+from dyndiff import Denoiser, create_model, linear
 from dyndiff.derive import DERIVATIONS, Derivation
+from dyndiff.derive.costs import network
 from dyndiff.ideal import gaussian_flow, ideal_gaussian, ideal_mixture, mixture_log_density
 from dyndiff.likelihood import BIN, variational_bound
 from dyndiff.ode import leapfrog
+from dyndiff.presets import PRESETS
+from dyndiff.profile import count_flops, count_parameters
 from dyndiff.samplers import ancestral, ddim, dpmpp_2m, euler_maruyama, heun
 from dyndiff.schedules import Schedule
 from dyndiff.seeds import noise_like
@@ -594,3 +597,16 @@ def test_states_part_no_faster_than_gronwall(derived, gamma):
     first, second = (end_of(wave, *pair, gamma) for pair in state)
     apart = norm(first[0] - second[0], first[1] - second[1]) / norm(*(state[0] - state[1]))
     assert 0.5 * growth < float(apart.max()) <= growth
+
+
+@pytest.mark.parametrize("name", [name for name, config in PRESETS.items() if config.block in ("res", "dynamic")])
+def test_costs_are_those_that_are_counted(name):
+    """To the last parameter and operation."""
+    config, net = PRESETS[name], create_model(name)
+    steps = [config.solver(level).steps for level in range(len(config.widths))] if config.block == "dynamic" else None
+    formula = network(
+        config.widths, config.size, channels=config.channels, depths=config.depths, middle=config.middle,
+        attending=config.attention, steps=steps,
+    )  # fmt: skip
+    image = torch.zeros(1, config.channels, config.size, config.size), torch.ones(1)
+    assert formula == (count_parameters(net), count_flops(net, image))
