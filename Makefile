@@ -23,8 +23,9 @@ book: .venv/installed  ## run every notebook on this machine, then build the boo
 	$(BIN)/python -m dyndiff.experiments.budget $(NOTEBOOKS)
 	$(MAKE) html
 
+# --all: a page built before a reference or a chapter was added would keep its old numbers and links.
 html: .venv/installed  ## build the book from the outputs that the notebooks hold
-	$(BIN)/jupyter-book build . --config _config.yml --toc book/_toc.yml -W -n --keep-going
+	$(BIN)/jupyter-book build . --config _config.yml --toc book/_toc.yml -W -n --keep-going --all
 	@echo "The book: _build/html/index.html"
 
 install: .venv/installed  ## make .venv and install everything into it
