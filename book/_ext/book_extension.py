@@ -7,6 +7,7 @@
 3. A type alias such as `dyndiff.denoiser.Denoise` is data to Sphinx: let annotations link to it.
 4. No page asks another host for anything: leave out sphinx-thebe, which Jupyter Book always loads, and show the
    notebooks' Colab badge as words.
+5. Browsers break a line between a formula and the full stop after it: a word joiner forbids it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ DISPLAY = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
 INLINE = re.compile(r"(?<![`\\$])\$(?!\s)([^$`]+?)(?<!\s)\$(?!\$)", re.DOTALL)
 CODE = re.compile(r"^(\S[^\n]*)\n\n(?= {4}\S)", re.MULTILINE)
 THEBE = re.compile(r'<script type="text/x-thebe-config">.*?</script>(\s*<script>kernelName = .*?</script>)?', re.DOTALL)
+JOINER = "\N{WORD JOINER}"
 TOGETHER = re.compile(r"^ {4}((?:\w+, )+\w+)(:.*(?:\n {5,}.*)*)", re.MULTILINE)
 
 
@@ -68,6 +70,19 @@ def write_badge_out(app: Sphinx, doctree: nodes.document) -> None:
             image.replace_self(nodes.Text(image.get("alt") or "Open in Colab"))
 
 
+def keep_together(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Let no line break come between a formula and the punctuation that follows it, or the bracket before it."""
+    if app.builder.format != "html":
+        return
+    for math in list(doctree.findall(nodes.math)):
+        place = math.parent.index(math)
+        before, after = (math.parent[i] if 0 <= i < len(math.parent) else None for i in (place - 1, place + 1))
+        if isinstance(after, nodes.Text) and after[0] in ".,;:?!)]’”-":
+            math.parent.replace(after, nodes.Text(f"{JOINER}{after}"))
+        if isinstance(before, nodes.Text) and before[-1] in "([‘“":
+            math.parent.replace(before, nodes.Text(f"{before}{JOINER}"))
+
+
 def drop_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     """Remove what sphinx-thebe writes into a page: scripts, one with the address of another host, and settings."""
 
@@ -85,5 +100,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("missing-reference", link_alias)
     app.connect("doctree-read", hide_value)
     app.connect("doctree-read", write_badge_out)
+    app.connect("doctree-resolved", keep_together)
     app.connect("html-page-context", drop_thebe, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
