@@ -1,14 +1,12 @@
 """Named networks: four scales, and at each the same seven ways to fill one skeleton.
 
-| name | block | what it is for |
-|---|---|---|
-| `unet-*` | residual | the standard DDPM U-Net: at `paper` scale the baseline of Calvo-Ordonez et al. (2024) |
-| `cunet-*` | second-order ODE | the continuous U-Net: fewer and narrower blocks, weights shared over solver steps |
-| `thin-*` | residual | control: the U-Net, narrowed to the cunet's parameters |
-| `tied-*` | residual, tied | control: the cunet without its ODE; as many evaluations, so its FLOPs |
-| `ode1-*` | first-order ODE | control: the cunet without its velocity |
-| `blind-*` | second-order ODE | control: the cunet without the diffusion time |
-| `papercode-*` | the released code's | control: first order, without time, one step of RK4 |
+- `unet-*`, residual blocks: the standard DDPM U-Net, at `paper` scale the baseline of Calvo-Ordonez et al. (2024)
+- `cunet-*`, second-order ODEs: the continuous U-Net, fewer and narrower blocks with weights shared over solver steps
+- `thin-*`, residual blocks; a control: the U-Net, narrowed to the cunet's parameters
+- `tied-*`, tied residual steps; a control: the cunet without its ODE, with as many evaluations and so its FLOPs
+- `ode1-*`, first-order ODEs; a control: the cunet without its velocity
+- `blind-*`, second-order ODEs; a control: the cunet without the diffusion time
+- `papercode-*`, the released code's blocks; a control: first order, without time, one step of RK4
 """
 
 from __future__ import annotations

@@ -54,9 +54,9 @@ def main() -> None:
     parser.add_argument("notebooks", type=Path, nargs="+")
     parser.add_argument("--mode", choices=MODES, default=mode())
     args = parser.parse_args()
-    budgets = read_json(BUDGETS) if BUDGETS.exists() else {}
     for notebook in args.notebooks:
         cost = run_notebook(notebook, args.mode)
+        budgets = read_json(BUDGETS) if BUDGETS.exists() else {}  # read late: another run may have written
         budgets.setdefault(notebook.stem, {})[args.mode] = cost
         budgets |= {"device": provenance()["device"], "measured": provenance()}
         write_json(BUDGETS, budgets)
