@@ -7,7 +7,7 @@
 3. A type alias such as `dyndiff.denoiser.Denoise` is data to Sphinx: let annotations link to it.
 4. No page asks another host for anything: leave out sphinx-thebe, which Jupyter Book always loads, and show the
    notebooks' Colab badge as words.
-5. Browsers break a line between a formula and the full stop after it: a word joiner forbids it.
+5. Browsers break a line between a formula and the full stop after it: keep them together.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DISPLAY = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
 INLINE = re.compile(r"(?<![`\\$])\$(?!\s)([^$`]+?)(?<!\s)\$(?!\$)", re.DOTALL)
 CODE = re.compile(r"^(\S[^\n]*)\n\n(?= {4}\S)", re.MULTILINE)
 THEBE = re.compile(r'<script type="text/x-thebe-config">.*?</script>(\s*<script>kernelName = .*?</script>)?', re.DOTALL)
-JOINER = "\N{WORD JOINER}"
+SOLUTION = re.compile(r"(Solution to)(<a [^>]*>) ")  # sphinx-exercise has the space inside of the link
 TOGETHER = re.compile(r"^ {4}((?:\w+, )+\w+)(:.*(?:\n {5,}.*)*)", re.MULTILINE)
 
 
@@ -72,15 +72,19 @@ def write_badge_out(app: Sphinx, doctree: nodes.document) -> None:
 
 def keep_together(app: Sphinx, doctree: nodes.document, page: str) -> None:
     """Let no line break come between a formula and the punctuation that follows it, or the bracket before it."""
-    if app.builder.format != "html":
-        return
-    for math in list(doctree.findall(nodes.math)):
-        place = math.parent.index(math)
-        before, after = (math.parent[i] if 0 <= i < len(math.parent) else None for i in (place - 1, place + 1))
-        if isinstance(after, nodes.Text) and after[0] in ".,;:?!)]’”-":
-            math.parent.replace(after, nodes.Text(f"{JOINER}{after}"))
-        if isinstance(before, nodes.Text) and before[-1] in "([‘“":
-            math.parent.replace(before, nodes.Text(f"{before}{JOINER}"))
+    for math in list(doctree.findall(nodes.math)) if app.builder.format == "html" else []:
+        parent, place = math.parent, math.parent.index(math)
+        before, after = parent[place - 1] if place else None, parent[place + 1] if place + 1 < len(parent) else None
+        together = nodes.inline("", "", classes=["together"])
+        if isinstance(before, nodes.Text) and (match := re.search(r"\S{1,9}$", before)):
+            together += nodes.Text(match[0])
+            parent[place - 1] = nodes.Text(before[: match.start()])
+        together += math.deepcopy()
+        if isinstance(after, nodes.Text) and (match := re.match(r"\S{1,9}", after)):
+            together += nodes.Text(match[0])
+            parent[place + 1] = nodes.Text(after[match.end() :])
+        if len(together) > 1:
+            parent[place] = together
 
 
 def drop_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
@@ -90,7 +94,7 @@ def drop_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any], d
         return "thebe" in f"{getattr(script, 'filename', script)} {getattr(script, 'attributes', '')}".lower()
 
     context["script_files"] = [script for script in context["script_files"] if not mentions_thebe(script)]
-    context["body"] = THEBE.sub("", context.get("body", ""))
+    context["body"] = SOLUTION.sub(r"\1 \2", THEBE.sub("", context.get("body", "")))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
