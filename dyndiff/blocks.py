@@ -33,8 +33,8 @@ class ResBlock(nn.Module):
         """(B, c_in, H, W), (B, emb_dim) -> (B, c_out, H, W)."""
         scale, shift = self.film(emb)[:, :, None, None].chunk(2, dim=1)
         h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
-        return self.shortcut(x) + h
+        h = torch.addcmul(shift, self.norm2(h), 1 + scale)  # one pass over memory, where * and + take two
+        return self.shortcut(x) + self.conv2(F.silu(h))
 
 
 class Force(nn.Module):
@@ -49,7 +49,7 @@ class Force(nn.Module):
         """(B, C, H, W), scales and shifts (B, 2 C) -> (B, C, H, W)."""
         scale, shift = film[:, :, None, None].chunk(2, dim=1)
         h = self.conv1(F.silu(self.norm1(x)))
-        return self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
+        return self.conv2(F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale)))
 
 
 class DynamicBlock(nn.Module):

@@ -1,7 +1,7 @@
-"""A small classifier of 16x16 digits: the eyes of the demo's Fréchet distance, and its judge.
+"""Small classifiers of digits: the eyes of the Fréchet distance, and the judges of samples.
 
-It was trained by `python -m dyndiff.experiments.classifier`, whose record, test accuracy included,
-lies beside its weights.
+One for the 16x16 digits and one for MNIST's 28x28; `python -m dyndiff.experiments.classifier NAME` trained
+them, and its records, test accuracy included, lie beside their weights.
 """
 
 from __future__ import annotations
@@ -19,30 +19,38 @@ from .files import read_tensors
 CONFIDENT = 0.9
 """An image counts as a digit if one class gets more than this probability."""
 
-FOLDER = BUNDLED / "classifier-digits"
+FOLDERS = {16: BUNDLED / "classifier-digits", 28: BUNDLED / "classifier-mnist"}
+"""The side of the images that a bundled classifier sees to where it lies."""
 
 
 class DigitClassifier(nn.Module):
-    """Three convolutions, their features averaged over the image, and a linear layer."""
+    """Three convolutions, and two linear layers.
 
-    def __init__(self) -> None:
+    Args:
+        size: the side of the images, a multiple of 4.
+    """
+
+    def __init__(self, size: int = 16) -> None:
         super().__init__()
+        self.size = size
         self.layers = nn.Sequential(
             nn.Conv2d(1, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
             nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(),
             nn.Conv2d(64, 64, 3, stride=2, padding=1), nn.BatchNorm2d(64), nn.ReLU(),
         )  # fmt: skip
-        self.hidden = nn.Linear(64 * 4 * 4, 64)
+        self.hidden = nn.Linear(64 * (size // 4) ** 2, 64)
         self.out = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 1, 16, 16) in [-1, 1] -> logits (B, 10)."""
+        """(B, 1, size, size) in [-1, 1] -> logits (B, 10)."""
         return self.out(F.dropout(self.features(x), 0.5, self.training))
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, 1, 16, 16) in [-1, 1] -> (B, 64)."""
-        if x.shape[1:] != (1, 16, 16):
-            raise ValueError(f"the digit classifier sees images of shape (B, 1, 16, 16), got {tuple(x.shape)}")
+        """(B, 1, size, size) in [-1, 1] -> (B, 64)."""
+        if x.shape[1:] != (1, self.size, self.size):
+            raise ValueError(
+                f"the digit classifier sees images of shape (B, 1, {self.size}, {self.size}), got {tuple(x.shape)}"
+            )
         return torch.tanh(self.hidden(self.layers(x).flatten(1)))
 
 
@@ -60,15 +68,24 @@ class Verdict:
 
 
 @cache
-def load_classifier() -> DigitClassifier:
-    """The bundled classifier, ready to use."""
-    classifier = DigitClassifier()
-    classifier.load_state_dict(read_tensors(FOLDER / "model.safetensors"))
+def load_classifier(size: int = 16) -> DigitClassifier:
+    """The bundled classifier of images with sides of `size`, ready to use.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if size not in FOLDERS:
+        raise ValueError(f"the bundled classifiers see images of 16x16 (digits) and 28x28 (mnist), got {size}x{size}")
+    classifier = DigitClassifier(size)
+    classifier.load_state_dict(read_tensors(FOLDERS[size] / "model.safetensors"))
     return classifier.eval().requires_grad_(False)
 
 
-def judge(images: Tensor) -> Verdict:
-    """Ask the bundled classifier what it sees in images (N, 1, 16, 16) in [-1, 1]."""
-    probability, called = load_classifier()(images).softmax(dim=1).max(dim=1)
+@torch.no_grad()
+def judge(images: Tensor, batch_size: int = 500) -> Verdict:
+    """Ask the bundled classifier what it sees in images (N, 1, H, H) in [-1, 1]."""
+    classifier = load_classifier(images.shape[-1])
+    logits = torch.cat([classifier(batch) for batch in images.split(batch_size)])
+    probability, called = logits.softmax(dim=1).max(dim=1)
     share = torch.bincount(called, minlength=10) / len(images)
     return Verdict((probability > CONFIDENT).float().mean().item(), share.tolist())

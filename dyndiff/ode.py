@@ -181,9 +181,9 @@ def leapfrog(
     h = (end - start) / steps
     decay, gain = _kick(gamma, h)
     for n in range(steps):
-        x = x + 0.5 * h * v
+        x = torch.add(x, v, alpha=0.5 * h)  # one pass over memory, where x + 0.5 * h * v takes two
         v = decay * v + gain * force(x, start + (n + 0.5) * h)
-        x = x + 0.5 * h * v
+        x = torch.add(x, v, alpha=0.5 * h)
     return x, v
 
 

@@ -51,10 +51,10 @@ CIFAR10 = UNetConfig(channels=3, size=32, widths=(32, 64, 128, 256), depth=(3, 2
 PAPER = UNetConfig(channels=3, size=64, widths=(64, 128, 256, 512), depth=(3, 2, 2, 1), attention=(3,))
 
 PRESETS = {
-    **_family("digits", DIGITS, replace(DIGITS, block="dynamic", widths=(8, 24, 32)), (8, 16, 32), (4, 16, 40)),
+    **_family("digits", DIGITS, _continuous(DIGITS, (8, 20, 40)), (8, 12, 24), (4, 16, 40)),
     **_family("mnist", MNIST, _continuous(MNIST, (16, 28, 40)), (4, 12, 24), (8, 16, 64)),
-    **_family("cifar10", CIFAR10, _continuous(CIFAR10, (32, 48, 80, 160)), (12, 24, 48, 92), (16, 32, 64, 128, 240)),
-    **_family("paper", PAPER, _continuous(PAPER, (64, 96, 160, 320)), (24, 48, 96, 188), (32, 64, 128, 256, 480)),
+    **_family("cifar10", CIFAR10, _continuous(CIFAR10, (24, 56, 96, 160)), (12, 24, 48, 96), (16, 32, 64, 128, 240)),
+    **_family("paper", PAPER, _continuous(PAPER, (48, 112, 192, 320)), (24, 48, 96, 192), (32, 64, 128, 256, 480)),
 }
 """A preset's name to its configuration. `papercode-paper` is 480 wide at the bottom, where the released code
 has 512: our downsampling has larger 1x1 convolutions, and so both come to the same parameters and FLOPs.

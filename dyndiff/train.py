@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -188,12 +188,13 @@ class Run:
         self.optimizer.load_state_dict(state)
 
 
-def train(run: Run, images: Images) -> Iterator[TrainStep]:
+def train(run: Run, images: Images, loss_of: Callable[..., Tensor] = denoising_loss) -> Iterator[TrainStep]:
     """Train until the run's configuration says it is done; stop whenever you like.
 
     Args:
         run: a new `Run(denoiser, config)`, or `Run.resume(folder)`.
         images: what to learn, with the network's number of channels.
+        loss_of: what to minimise; takes what `denoising_loss` takes.
 
     Yields:
         One `TrainStep` after each optimiser step; the run is whole at that moment and can be saved.
@@ -217,7 +218,7 @@ def train(run: Run, images: Images) -> Iterator[TrainStep]:
             forget = torch.rand(config.batch_size, generator=generator) < config.drop_labels
             labels = torch.where(forget, classes, images.labels[batch])
 
-        loss = denoising_loss(denoiser, x0, t, eps, labels, min_snr=config.min_snr)
+        loss = loss_of(denoiser, x0, t, eps, labels, min_snr=config.min_snr)
         if not math.isfinite(value := loss.item()):
             raise ValueError(f"the loss became {value} in step {run.step + 1}: a lower learning rate may help")
         run.accelerator.backward(loss)

@@ -1,39 +1,40 @@
-"""Train the digit classifier that comes with the package: `python -m dyndiff.experiments.classifier`.
+"""Train the classifiers that come with the package: `python -m dyndiff.experiments.classifier digits` (or mnist).
 
-Its digits are turned, scaled and shifted a little as it trains, so that it learns what a digit is
-and not which digits there were. The record keeps its accuracy on the 500 test digits, how many of
-them it calls with confidence (the ceiling of any model's samples), and how much pure noise it does.
+Their digits are turned, scaled and shifted a little as they train, so that they learn what a digit is
+and not which digits there were. The record keeps the accuracy on the test digits, how many of
+them are called with confidence (the ceiling of any model's samples), and how much pure noise is.
 """
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+import tyro
 from torch import Tensor
 from tqdm import trange
 
-from ..classifier import FOLDER, DigitClassifier, judge, load_classifier
-from ..data import load_images, to_unit
+from ..classifier import FOLDERS, DigitClassifier, judge, load_classifier
+from ..data import Images, load_images, to_unit
 from ..files import output_folder, write_tensors
 from ..metrics import extract, frechet_distance
 from ..records import write_record
 
+SIZES = {"digits": 16, "mnist": 28}
 
-def train_classifier(steps: int, seed: int) -> DigitClassifier:
-    """Train on the 1,297 training digits with AdamW and one learning-rate cycle."""
+
+def train_classifier(images: Images, steps: int, seed: int) -> DigitClassifier:
+    """Train on a split of digits with AdamW and one learning-rate cycle."""
     torch.manual_seed(seed)
-    images = load_images("digits", "train", size=16)
-    x, y = to_unit(images.pixels), images.labels
-    classifier = DigitClassifier()
+    classifier = DigitClassifier(images.pixels.shape[-1])
     optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
     for _ in trange(steps, desc="classifier", unit="step"):
-        batch = torch.randint(len(x), (128,))
-        loss = F.cross_entropy(classifier(augment(x[batch])), y[batch])
+        batch = torch.randint(len(images), (128,))
+        loss = F.cross_entropy(classifier(augment(to_unit(images.pixels[batch]))), images.labels[batch])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -50,14 +51,16 @@ def augment(x: Tensor) -> Tensor:
     return F.grid_sample(x + 1, grid, align_corners=False) - 1  # what enters from outside is black
 
 
-def measure() -> dict:
-    """The bundled classifier on digits that it has not seen, on training digits and on noise."""
-    classifier = load_classifier()
-    train, test = (load_images("digits", split, size=16) for split in ("train", "test"))
-    seen, unseen = to_unit(train.pixels)[:500], to_unit(test.pixels)
-    noise = torch.randn(500, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+@torch.no_grad()
+def measure(train: Images, test: Images) -> dict[str, Any]:
+    """The bundled classifier on digits that it has not seen, on as many training digits and on noise."""
+    size, count = test.pixels.shape[-1], len(test)
+    classifier = load_classifier(size)
+    seen, unseen = to_unit(train.pixels[:count]), to_unit(test.pixels)
+    noise = torch.randn(500, 1, size, size, generator=torch.Generator().manual_seed(0))
+    called = torch.cat([classifier(batch).argmax(1) for batch in unseen.split(500)])
     return {
-        "test_accuracy": (classifier(unseen).argmax(1) == test.labels).float().mean().item(),
+        "test_accuracy": (called == test.labels).float().mean().item(),
         "test_digits": asdict(judge(unseen)),
         "noise": asdict(judge(noise)),
         "frechet_train_test": frechet_distance(
@@ -66,17 +69,29 @@ def measure() -> dict:
     }
 
 
-def main() -> None:
-    """Train, bundle, measure and record."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=FOLDER, help="where the weights and the record go")
-    parser.add_argument("--steps", type=int, default=1500, help="optimiser steps (default: 1500)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, batches and augmentation")
-    args = parser.parse_args()
-    folder = output_folder(args.out)
-    write_tensors(folder / "model.safetensors", train_classifier(args.steps, args.seed).state_dict())
-    write_record(folder / "record.json", {"seed": args.seed, "steps": args.steps, **measure()})
+def main(
+    data: Literal["digits", "mnist"],
+    /,
+    out: Path | None = None,
+    data_dir: Path | None = None,
+    steps: int = 1500,
+    seed: int = 0,
+) -> None:
+    """Train, bundle, measure and record.
+
+    Args:
+        data: what it is to tell apart.
+        out: where the weights and the record go; by default into the package.
+        data_dir: the folder that holds mnist.
+        steps: optimiser steps of batch 128.
+        seed: of weights, batches and augmentation.
+    """
+    size = SIZES[data]
+    train, test = (load_images(data, split, size, data_dir) for split in ("train", "test"))
+    folder = output_folder(out or FOLDERS[size])
+    write_tensors(folder / "model.safetensors", train_classifier(train, steps, seed).state_dict())
+    write_record(folder / "record.json", {"seed": seed, "steps": steps, **measure(train, test)})
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

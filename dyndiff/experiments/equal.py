@@ -1,36 +1,43 @@
-"""Which denoiser learns more from the same? All seven networks of a scale, at equal steps and at equal FLOPs.
+"""Which denoiser learns more from the same? The networks of a scale, at equal steps and at equal FLOPs.
 
     python -m dyndiff.experiments.equal digits --out runs/equal-digits
 
 Each network is trained with the same data, noise, optimiser and seeds; the U-Net once more with so few steps
-that it spends the cunet's training FLOPs. A finished run is a JSON file in the folder: what is there is not
-run again, so that the command can be stopped and repeated, with more seeds too.
+that it spends the cunet's training FLOPs. Beside the presets stand two: `wide`, the cunet at the abstract's
+promise of 25% of the U-Net's parameters and 30% of its FLOPs, and `distilled`, the cunet taught by the U-Net
+that was trained before it. A finished run is a JSON file in the folder, and its model a folder beside it: what
+is there is not run again, so that the command can be stopped and repeated, with more seeds or samples too.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import torch
 import tyro
+from torch import Tensor
 
 from ..data import Images, load_images, to_unit
-from ..denoiser import Denoiser, perturb
+from ..denoiser import Denoiser, denoising_loss, perturb
 from ..files import output_folder, read_json
-from ..presets import PRESETS, create_model
+from ..presets import PRESETS
 from ..profile import count_flops, count_parameters
 from ..progress import progress_bar
-from ..records import write_record
+from ..records import provenance, write_record
 from ..sampling import sample
-from ..schedules import cosine
+from ..schedules import cosine, expand
 from ..seeds import generator_for
 from ..train import Run, TrainConfig, train
-from .quality import digit_quality, digit_reference
+from ..unet import UNet, UNetConfig
+from .quality import quality
 
-KINDS = ("unet", "cunet", "thin", "tied", "ode1", "blind", "papercode")
+KINDS = ("unet", "cunet", "thin", "tied", "ode1", "blind", "papercode", "wide", "distilled")
+WIDE = {"digits": (8, 24, 48), "mnist": (16, 32, 48), "cifar10": (28, 56, 112, 216), "paper": (56, 120, 208, 440)}
+"""The cunet's widths at 25% of the parameters and 30% of the FLOPs, whichever is reached first."""
 
 
 def validation_loss(denoiser: Denoiser, test: Images, count: int = 1000, batch_size: int = 250) -> dict[str, float]:
@@ -58,38 +65,64 @@ def validation_loss(denoiser: Denoiser, test: Images, count: int = 1000, batch_s
     return {"v": float((error / sigma**2).mean()), "eps": float((error * (alpha / sigma) ** 2).mean())}
 
 
-def train_and_judge(
-    preset: str, config: TrainConfig, train_set: Images, test_set: Images, samples: int
-) -> dict[str, Any]:
-    """Train a preset and say how well it denoises on the way, and what it draws in the end.
+def network(kind: str, scale: str) -> UNetConfig:
+    """What a kind of network is at a scale."""
+    cunet = PRESETS[f"cunet-{scale}"]
+    others = {"wide": replace(cunet, widths=WIDE[scale]), "distilled": cunet}
+    return others[kind] if kind in others else PRESETS[f"{kind}-{scale}"]
+
+
+def distillation(teacher: Denoiser) -> Callable[..., Tensor]:
+    """The loss of a student that hears the data and a teacher alike (Hinton et al., 2015, section 2).
+
+    The middle between the image's own `v` and the teacher's prediction is to be met: up to a constant, half
+    the squared distance to the one and half that to the other. The teacher says what the data say on
+    average, and so there is less noise to learn from.
+    """
+
+    def loss(student: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, labels: Tensor | None, **options: Any) -> Tensor:
+        alpha, sigma = (expand(part(t), x0) for part in (student.schedule.alpha, student.schedule.sigma))
+        x = perturb(student.schedule, x0, t, eps)
+        with torch.no_grad():
+            told = teacher.net(x, t)
+        return (student.net(x, t) - 0.5 * (alpha * eps - sigma * x0 + told)).square().mean()
+
+    return loss
+
+
+def train_network(
+    name: str,
+    net: UNet,
+    config: TrainConfig,
+    train_set: Images,
+    test_set: Images,
+    loss_of: Callable[..., Tensor] = denoising_loss,
+) -> tuple[Denoiser, dict[str, Any]]:
+    """Train a network and say how well it denoises on the way.
 
     Returns:
-        The preset's costs, `curve` (steps, training FLOPs and validation losses at ten moments), and the
-        samples' quality, where a classifier knows the data.
+        The averaged model; and the network's costs, the loss on training images in the end, and `curve`: steps,
+        training FLOPs and validation losses at ten moments.
     """
-    torch.manual_seed(config.seed)  # the initial weights
-    net = create_model(preset)
-    shape = (1, net.config.channels, net.config.size, net.config.size)
-    flops = count_flops(net, (torch.zeros(shape), torch.ones(1)))
+    flops = _flops(net)
     run, curve = Run(Denoiser(net, cosine(), "v"), config), []
     moments = {round(config.steps * part / 10) for part in range(1, 11)}
-    with progress_bar(f"{preset}, seed {config.seed}", config.steps, unit="step") as bar:
-        for step in train(run, train_set):
+    with progress_bar(f"{name}, seed {config.seed}", config.steps, unit="step") as bar:
+        for step in train(run, train_set, loss_of):
             bar.update()
             if step.step in moments:
                 spent = 3 * flops * config.batch_size * step.step  # forwards, and twice that backwards
                 curve.append({"step": step.step, "flops": spent, **validation_loss(run.ema, test_set)})
-    result = {
-        "preset": preset,
-        "params": count_parameters(net),
-        "flops": flops,
-        "config": asdict(config),
-        "curve": curve,
-    }
-    if net.config.size == 16:
-        drawn = sample(run.ema, samples, sampler="dpmpp_2m", steps=20, seed=config.seed)
-        result["samples"] = {"count": samples, "sampler": "dpmpp_2m", "steps": 20, **digit_quality(drawn)}
-    return result
+    costs = {"params": count_parameters(net), "flops": flops}
+    return run.ema, {"name": name, **costs, "training": validation_loss(run.ema, train_set), "curve": curve}
+
+
+def draw(denoiser: Denoiser, count: int, seed: int, test_set: Images) -> dict[str, Any]:
+    """Sample with DPM-Solver++ 2M and say how good the samples are."""
+    settings: dict[str, Any] = {"sampler": "dpmpp_2m", "steps": 15}
+    with progress_bar("sampling", count * settings["steps"], unit="call") as bar:
+        images = sample(denoiser, count, **settings, seed=seed, progress=bar.update)
+    return {"count": count, **settings, **quality(images, test_set)}
 
 
 def equal(
@@ -103,45 +136,54 @@ def equal(
     steps: int = 1200,
     batch_size: int = 64,
     learning_rate: float = 4e-3,
-    samples: int = 2000,
+    samples: int = 10_000,
 ) -> None:
     """Train the networks of a scale at equal steps, and the U-Net at the cunet's FLOPs too; record all of it.
 
     Args:
         scale: digits, mnist, cifar10 or paper: the end of the presets' names.
-        out: the folder for a JSON file a run, and `equal.json` with all of them.
+        out: the folder for a JSON file and a model a run, and `equal.json` with all that is known of them.
         data: the data set; by default the scale's name.
         data_dir: the folder that holds it, if it doesn't come with the package.
-        kinds: the networks, by the beginning of the presets' names; unet and cunet are the yardstick.
+        kinds: the networks, by the beginning of the presets' names, and `wide` and `distilled`.
         seeds: runs of each, with seeds 0, 1, ...
         steps: optimiser steps of each run.
         batch_size, learning_rate: the same for all.
-        samples: images drawn from each model, where a classifier knows the data.
+        samples: images drawn from each model, where a classifier knows the data; 0 to draw none yet.
     """
     if f"unet-{scale}" not in PRESETS:
         raise ValueError(f"unknown scale {scale!r}; choose from digits, mnist, cifar10, paper")
-    size = PRESETS[f"unet-{scale}"].size
+    if other := sorted(set(kinds) - set(KINDS)):
+        raise ValueError(f"unknown kind {other[0]!r}; choose from {', '.join(KINDS)}")
+    folder, size = output_folder(out), PRESETS[f"unet-{scale}"].size
     train_set, test_set = (load_images(data or scale, split, size, data_dir) for split in ("train", "test"))
-    short = round(steps * _flops(f"cunet-{scale}") / _flops(f"unet-{scale}"))
-    plan = [(f"{kind}-{scale}", steps) for kind in kinds] + [(f"unet-{scale}", short)]
+    short = round(steps * _flops(UNet(network("cunet", scale))) / _flops(UNet(network("unet", scale))))
+    plan = [(kind, steps) for kind in kinds] + [("unet", short)] * ("unet" in kinds)
     runs = []
     for seed in range(seeds):
-        for preset, count in plan:
+        for kind, count in plan:
             config = TrainConfig(steps=count, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
-            path = output_folder(out) / f"{preset}-{count}-steps-seed-{seed}.json"
+            path = folder / f"{kind}-{count}-steps-seed-{seed}.json"
+            model = path.with_suffix("")
             if not path.exists():
-                write_record(path, train_and_judge(preset, config, train_set, test_set, samples))
-            runs.append(_same(read_json(path), config, path))
-    record: dict[str, Any] = {
-        "scale": scale,
-        "data": data or scale,
-        "short_steps": short,
-        "runs": runs,
-        "table": table(runs),
-    }
-    if scale == "digits":
-        record["real_digits"] = digit_reference(samples)
-    write_record(out / "equal.json", record)
+                loss_of = denoising_loss
+                if kind == "distilled":
+                    loss_of = distillation(Denoiser.load(folder / f"unet-{steps}-steps-seed-{seed}"))
+                torch.manual_seed(seed)  # the initial weights
+                net = UNet(network(kind, scale))
+                trained, result = train_network(f"{kind}-{scale}", net, config, train_set, test_set, loss_of)
+                trained.save(model)
+                write_record(path, {**result, "config": asdict(config)})
+            run = _same(read_json(path), config, path)
+            if samples and run.get("samples", {}).get("count") != samples:
+                run["samples"] = {**draw(Denoiser.load(model), samples, seed, test_set), "measured": provenance()}
+                write_record(path, run)
+            runs.append(run)
+    record: dict[str, Any] = {"scale": scale, "data": data or scale, "short_steps": short, "runs": runs}
+    record["table"] = table(runs)
+    if samples:
+        record["real"] = quality(to_unit(train_set.pixels[:samples]), test_set)
+    write_record(folder / "equal.json", record)
     for row in record["table"]:
         print("  ".join(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
 
@@ -150,39 +192,38 @@ def table(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for each network and number of steps: means over the seeds, and half-widths of 95% intervals."""
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for run in runs:
-        groups.setdefault((run["preset"], run["config"]["steps"]), []).append(run)
+        groups.setdefault((run["name"], run["config"]["steps"]), []).append(run)
     rows = []
-    for (preset, steps), group in groups.items():
+    for (name, steps), group in groups.items():
         row = {
-            "preset": preset,
+            "name": name,
             "steps": steps,
             "params": group[0]["params"],
             "flops": group[0]["flops"],
             "seeds": len(group),
         }
-        for name, values in _measures(group).items():
-            row[name], row[f"{name}_95"] = fmean(values), _half_width(values)
+        for measure, values in _measures(group).items():
+            row[measure], row[f"{measure}_95"] = fmean(values), half_width(values)
         rows.append(row)
     return rows
 
 
 def _measures(group: list[dict[str, Any]]) -> dict[str, list[float]]:
     found = {loss: [run["curve"][-1][loss] for run in group] for loss in ("v", "eps")}
-    if "samples" in group[0]:
+    if all("samples" in run for run in group):
         found["frechet"] = [run["samples"]["frechet"] for run in group]
     return found
 
 
-def _half_width(values: list[float]) -> float | None:
-    """Of Student's 95% interval of the mean; None for a single value."""
+def half_width(values: list[float]) -> float | None:
+    """Of Student's 95% interval of the mean; None where 2 to 10 values are not given."""
     student = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
     return student[len(values)] * stdev(values) / len(values) ** 0.5 if len(values) in student else None
 
 
-def _flops(preset: str) -> int:
-    config = PRESETS[preset]
-    shape = (1, config.channels, config.size, config.size)
-    return count_flops(create_model(preset), (torch.zeros(shape), torch.ones(1)))
+def _flops(net: UNet) -> int:
+    shape = (1, net.config.channels, net.config.size, net.config.size)
+    return count_flops(net, (torch.zeros(shape), torch.ones(1)))
 
 
 def _same(found: dict[str, Any], config: TrainConfig, path: Path) -> dict[str, Any]:
