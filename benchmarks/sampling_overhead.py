@@ -2,7 +2,7 @@
 
 50 DDIM steps of `unet-mnist`, batch 16, three ways in turn: dyndiff's `ddim`, 50 bare calls of the network,
 and diffusers' `DDIMPipeline` around the very same network. Medians and quartiles of interleaved repeats
-go to `book/results/sampling_overhead.json`.
+go to `dyndiff/results/sampling_overhead.json`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from dyndiff import Denoiser, UNet, create_model, ddim, linear
 from dyndiff.files import output_folder
 from dyndiff.profile import latencies
-from dyndiff.records import write_record
+from dyndiff.records import RESULTS, write_record
 
-RESULT = Path(__file__).parent.parent / "book" / "results" / "sampling_overhead.json"
+RESULT = RESULTS / "sampling_overhead.json"
 
 
 class Wrapped(ModelMixin, ConfigMixin):

@@ -12,7 +12,22 @@ from typing import Any
 
 import torch
 
-from .files import write_json
+from .files import read_json, write_json
+
+RESULTS = Path(__file__).parent / "results"
+"""The records that chapters quote; they come with the package, so that a notebook finds them anywhere."""
+
+
+def read_result(name: str) -> dict[str, Any]:
+    """The record `dyndiff/results/NAME.json`.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    known = sorted(path.stem for path in RESULTS.glob("*.json"))
+    if name not in known:
+        raise ValueError(f"no record {name!r}; there are {', '.join(known)}")
+    return read_json(RESULTS / f"{name}.json")
 
 
 def write_record(path: Path, results: dict[str, Any]) -> None:
