@@ -52,38 +52,43 @@ class Force(nn.Module):
         return self.conv2(F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale)))
 
 
+PULL = 4 * math.log(2)
+"""How strong forces are: one leapfrog step at the first damping, from rest, moves the position by a residual
+block's addition. Weaker ones learn more slowly."""
+
+
 class DynamicBlock(nn.Module):
     r"""A second-order neural ODE: position and velocity of every pixel and channel, damped and driven.
 
-    $x'(\tau) = v$ and $v'(\tau) = f(x, \tau, \mathrm{emb}) - \gamma v$ on $\tau \in [0, 1]$, with
-    $v(0) = g(x(0))$. One set of weights serves all depths and solver steps. Diffusion time enters `f`
-    through `emb`; depth through a slope.
+    $x'(\tau) = v$ and $v'(\tau) = f(x, \tau, \mathrm{emb}) - \gamma v$ on $\tau \in [0, 1]$; position and
+    velocity start from what enters the block. One set of weights serves all depths and solver steps.
+    Diffusion time enters `f` through `emb`; depth through a slope.
     """
 
     def __init__(self, c_in: int, c_out: int, emb_dim: int, *, solver: Solver | None = None) -> None:
         super().__init__()
         self.solver = solver or Solver()
-        self.enter = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
-        self.velocity = zeroed(nn.Conv2d(c_out, c_out, 1))
+        self.position = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        self.velocity = nn.Sequential(norm(c_in), nn.SiLU(), zeroed(conv3(c_in, c_out)))
         self.force = Force(c_out)
         self.film = nn.Linear(emb_dim, 2 * c_out)
         self.film_slope = nn.Parameter(torch.zeros(2 * c_out))
-        self.damping = nn.Parameter(torch.zeros(c_out))  # softplus makes it a rate, 0.69 at first
+        self.damping = nn.Parameter(torch.zeros(c_out))  # softplus makes it a rate, log 2 at first
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """(B, c_in, H, W), (B, emb_dim) -> (B, c_out, H, W): the position at tau = 1."""
-        return self.flow(self.enter(x), emb).x
+        return self.flow(x, emb).x
 
     def flow(self, x: Tensor, emb: Tensor) -> Solution:
-        """Position and velocity at tau = 1, from the position at tau = 0."""
+        """Position and velocity at tau = 1, from what enters, (B, c_in, H, W)."""
         gamma = F.softplus(self.damping)[:, None, None]
         film = self.film(emb)  # once a call: it does not change with depth
 
         def force(x: Tensor, tau: float | Tensor) -> Tensor:
-            return self.force(x, film + tau * self.film_slope)
+            return PULL * self.force(x, film + tau * self.film_slope)
 
         uses = (film, self.film_slope, *self.force.parameters())
-        return integrate(force, x, self.velocity(x), gamma, self.solver, uses)
+        return integrate(force, self.position(x), self.velocity(x), gamma, self.solver, uses)
 
 
 class Attention(nn.Module):

@@ -57,7 +57,7 @@ def train(
     data: str = "digits",
     steps: int = 1200,
     batch_size: int = 64,
-    learning_rate: float = 4e-3,
+    learning_rate: float = 8e-3,
     schedule: str = "cosine",
     target: str = "v",
     checkpoint_every: int = 500,

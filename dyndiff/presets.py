@@ -1,10 +1,10 @@
 """Named networks: four scales, and at each the same seven ways to fill one skeleton.
 
 - `unet-*`, residual blocks: the standard DDPM U-Net, at `paper` scale the baseline of Calvo-Ordonez et al. (2024)
-- `cunet-*`, second-order ODEs: the continuous U-Net, fewer and narrower blocks with weights shared over solver steps
+- `cunet-*`, second-order ODEs: the continuous U-Net, one narrower block a level each way
 - `thin-*`, residual blocks; a control: the U-Net, narrowed to the cunet's parameters
-- `tied-*`, tied residual steps; a control: the cunet without its ODE, with as many evaluations and so its FLOPs
-- `ode1-*`, first-order ODEs; a control: the cunet without its velocity
+- `tied-*`, tied residual steps; a control: the cunet without its ODE, widened to its FLOPs
+- `ode1-*`, first-order ODEs; a control: the cunet without its velocity, widened to its FLOPs
 - `blind-*`, second-order ODEs; a control: the cunet without the diffusion time
 - `papercode-*`, the released code's blocks; a control: first order, without time, one step of RK4
 """
@@ -17,32 +17,28 @@ from .unet import UNet, UNetConfig
 
 
 def _family(
-    scale: str, unet: UNetConfig, cunet: UNetConfig, thin: tuple[int, ...], released: tuple[int, ...]
+    scale: str,
+    unet: UNetConfig,
+    *,
+    cunet: tuple[int, ...],
+    thin: tuple[int, ...],
+    tied: tuple[int, ...],
+    released: tuple[int, ...],
 ) -> dict[str, UNetConfig]:
-    """The seven networks of a scale: two, and the controls that follow from them and from two sets of widths."""
+    """The seven networks of a scale: the U-Net, and what follows from it and from four sets of widths."""
+    continuous = replace(unet, widths=cunet, depth=1, block="dynamic")
     return {
         f"unet-{scale}": unet,
-        f"cunet-{scale}": cunet,
+        f"cunet-{scale}": continuous,
         f"thin-{scale}": replace(unet, widths=thin),
-        f"tied-{scale}": replace(cunet, block="tied"),
-        f"ode1-{scale}": replace(cunet, block="first_order", method="euler"),
-        f"blind-{scale}": replace(cunet, time=False),
+        f"tied-{scale}": replace(continuous, widths=tied, block="tied"),
+        f"ode1-{scale}": replace(continuous, widths=tied, block="first_order", method="euler"),
+        f"blind-{scale}": replace(continuous, time=False),
         f"papercode-{scale}": replace(
-            _one_block_a_level(unet, released),
-            block="released", method="rk4", time=False, attention=(len(released) - 2,),
+            unet, widths=released, depth=(1,) * (len(released) - 1) + (0,), middle=1,
+            attention=(len(released) - 2,), block="released", method="rk4", time=False,
         ),
     }  # fmt: skip
-
-
-def _one_block_a_level(unet: UNetConfig, widths: tuple[int, ...]) -> UNetConfig:
-    """A smaller skeleton: a block a level each way, one in the middle, attention beside it."""
-    coarsest = len(widths) - 1
-    return replace(unet, widths=widths, depth=(1,) * coarsest + (0,), middle=1, attention=(coarsest,))
-
-
-def _continuous(unet: UNetConfig, widths: tuple[int, ...]) -> UNetConfig:
-    """One dynamic block a level; two steps at the coarsest, where they are cheap."""
-    return replace(_one_block_a_level(unet, widths), block="dynamic", steps=(1,) * (len(widths) - 1) + (2,))
 
 
 DIGITS = UNetConfig(channels=1, size=16, widths=(16, 32, 64), depth=1, attention=(2,))
@@ -51,11 +47,17 @@ CIFAR10 = UNetConfig(channels=3, size=32, widths=(32, 64, 128, 256), depth=(3, 2
 PAPER = UNetConfig(channels=3, size=64, widths=(64, 128, 256, 512), depth=(3, 2, 2, 1), attention=(3,))
 
 PRESETS = {
-    **_family("digits", DIGITS, _continuous(DIGITS, (8, 20, 40)), (8, 12, 24), (4, 16, 40)),
-    **_family("mnist", MNIST, _continuous(MNIST, (16, 28, 40)), (4, 12, 24), (8, 16, 64)),
-    **_family("cifar10", CIFAR10, _continuous(CIFAR10, (24, 56, 96, 160)), (12, 24, 48, 96), (16, 32, 64, 128, 240)),
-    **_family("paper", PAPER, _continuous(PAPER, (48, 112, 192, 320)), (24, 48, 96, 192), (32, 64, 128, 256, 480)),
-}
+    **_family("digits", DIGITS, cunet=(8, 16, 20), thin=(8, 16, 24), tied=(12, 16, 24), released=(4, 16, 40)),
+    **_family("mnist", MNIST, cunet=(12, 20, 24), thin=(8, 16, 24), tied=(16, 24, 32), released=(8, 16, 64)),
+    **_family(
+        "cifar10", CIFAR10, cunet=(24, 40, 64, 80), thin=(12, 24, 52, 100), tied=(32, 48, 80, 104),
+        released=(16, 32, 64, 128, 240),
+    ),
+    **_family(
+        "paper", PAPER, cunet=(48, 80, 128, 160), thin=(24, 48, 96, 200), tied=(64, 96, 160, 224),
+        released=(32, 64, 128, 256, 480),
+    ),
+}  # fmt: skip
 """A preset's name to its configuration. `papercode-paper` is 480 wide at the bottom, where the released code
 has 512: our downsampling has larger 1x1 convolutions, and so both come to the same parameters and FLOPs.
 Its attention sits where theirs does, a level above the bottom."""

@@ -53,7 +53,7 @@ class TrainConfig:
 
     steps: int = 1200
     batch_size: int = 64
-    learning_rate: float = 4e-3
+    learning_rate: float = 8e-3
     warmup: int = 100
     clip_norm: float = 1.0
     ema_decay: float = 0.995

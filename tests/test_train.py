@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load, save_file
 
 from dyndiff import Denoiser, Images, Run, TrainConfig, UNet, cosine, load_images, to_unit, train
+from dyndiff.denoiser import denoising_loss
 from dyndiff.files import checkpoints
 from dyndiff.seeds import generator_for
 
@@ -43,8 +44,8 @@ def new_run(tiny):
     return make
 
 
-def finish(run: Run, images: Images) -> Run:
-    for _ in train(run, images):
+def finish(run: Run, images: Images, loss_of=denoising_loss) -> Run:
+    for _ in train(run, images, loss_of):
         pass
     return run
 
@@ -100,35 +101,32 @@ def test_torchs_own_generator_does_not_matter(new_run, images):
     assert_equal_runs(finish(run, images), finish(new_run(), images))
 
 
-@pytest.fixture
-def seen(monkeypatch):
-    """Batches and times that training asks the loss for."""
-    batches = []
-    loss = TRAINING.denoising_loss
+class Spy:
+    """A loss that remembers the batches and times that it was asked for."""
 
-    def spy(denoiser, x0, t, eps, labels, *, min_snr):
-        batches.append((x0, t, eps))
-        return loss(denoiser, x0, t, eps, labels, min_snr=min_snr)
+    def __init__(self) -> None:
+        self.seen = []
 
-    monkeypatch.setattr(TRAINING, "denoising_loss", spy)
-    return batches
+    def __call__(self, denoiser, x0, t, eps, labels, **options):
+        self.seen.append((x0, t))
+        return denoising_loss(denoiser, x0, t, eps, labels, **options)
 
 
-def test_every_epoch_shows_every_image_once_in_another_order(new_run, images, seen):
-    finish(new_run(steps=5), images)  # 5 batches of 8: two epochs of 20
-    shown = torch.cat([x0 for x0, _, _ in seen])
+def test_every_epoch_shows_every_image_once_in_another_order(new_run, images):
+    finish(new_run(steps=5), images, spy := Spy())  # 5 batches of 8: two epochs of 20
+    shown = torch.cat([x0 for x0, _ in spy.seen])
     known = to_unit(images.pixels)
     order = [int((known == image).flatten(1).all(1).nonzero()[0]) for image in shown]
     assert sorted(order[:20]) == sorted(order[20:]) == list(range(20))
     assert order[:20] != order[20:]
 
 
-def test_times_are_spread_over_the_batch(new_run, images, seen):
+def test_times_are_spread_over_the_batch(new_run, images):
     """One in each eighth of (0, 1], at another place in every step."""
-    finish(new_run(), images)
-    for _, t, _ in seen:
+    finish(new_run(), images, spy := Spy())
+    for _, t in spy.seen:
         assert ((t > torch.arange(8) / 8) & (t <= torch.arange(1, 9) / 8)).all()
-    assert len({float(t[0]) for _, t, _ in seen}) == len(seen)
+    assert len({float(t[0]) for _, t in spy.seen}) == len(spy.seen)
 
 
 def test_average_is_the_moving_average_of_the_weights(new_run, images):

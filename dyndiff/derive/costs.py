@@ -4,7 +4,7 @@ A convolution of $k \times k$ from $a$ to $b$ channels has $k^2 a b + b$ paramet
 operations for each of its $n$ output pixels. The rest is bookkeeping, done once here for numbers and symbols
 alike. Only what torch's counter counts is counted: convolutions, matrix products, attention.
 
-$$\text{residual block: } 36\,w^2 n, \qquad \text{dynamic block, } S \text{ leapfrog steps: } (36\,S + 2)\,w^2 n.$$
+$$\text{residual block: } 36\,w^2 n, \qquad \text{dynamic block, } S \text{ leapfrog steps: } (36\,S + 18)\,w^2 n.$$
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ def force(width: Number, pixels: Number) -> Cost:
 
 
 def dynamic(a: Number, b: Number, pixels: Number, emb: Number, steps: Number = 1) -> Cost:
-    """`DynamicBlock` with leapfrog: entrance, initial velocity, scales and shifts with their slope, damping, force."""
-    enter = Cost(0, 0) if a == b else conv(a, b, pixels, 1)
-    outside = enter + conv(b, b, pixels, 1) + conv(emb, 2 * b, 1, 1) + (2 * b, 0) + (b, 0)
-    return outside + force(b, pixels).times(steps, shared=True)
+    """`DynamicBlock` with leapfrog: its start and speed, scales and shifts with their slope, damping, force."""
+    position = Cost(0, 0) if a == b else conv(a, b, pixels, 1)
+    start = position + norm(a) + conv(a, b, pixels)
+    return start + conv(emb, 2 * b, 1, 1) + (2 * b, 0) + (b, 0) + force(b, pixels).times(steps, shared=True)
 
 
 def attention(width: Number, pixels: Number) -> Cost:
@@ -122,7 +122,7 @@ def _blocks() -> Part:
         "dynamic block, parameters": Eq(symbols("P_dyn"), sympy.expand(ours.params)),
         "dynamic block, FLOPs": Eq(symbols("F_dyn"), sympy.expand(ours.flops)),
     }
-    velocity = conv(w, w, n, 1)
+    velocity = norm(w) + conv(w, w, n)
     identities = {
         "a step more costs one force": step - force(w, n).flops,
         "a step more costs no parameters": ours.params.diff(S),

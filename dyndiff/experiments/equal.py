@@ -36,8 +36,8 @@ from ..unet import UNet, UNetConfig
 from .quality import quality
 
 KINDS = ("unet", "cunet", "thin", "tied", "ode1", "blind", "papercode", "wide", "distilled")
-WIDE = {"digits": (8, 24, 48), "mnist": (16, 32, 48), "cifar10": (28, 56, 112, 216), "paper": (56, 120, 208, 440)}
-"""The cunet's widths at 25% of the parameters and 30% of the FLOPs, whichever is reached first."""
+WIDE = {"digits": (8, 16, 24), "mnist": (12, 24, 32), "cifar10": (28, 48, 72, 96), "paper": (56, 88, 152, 176)}
+"""Widths that spend up to 25% of the parameters and 30% of the FLOPs."""
 
 
 def validation_loss(denoiser: Denoiser, test: Images, count: int = 1000, batch_size: int = 250) -> dict[str, float]:
@@ -135,7 +135,7 @@ def equal(
     seeds: int = 3,
     steps: int = 1200,
     batch_size: int = 64,
-    learning_rate: float = 4e-3,
+    learning_rate: float = 8e-3,
     samples: int = 10_000,
 ) -> None:
     """Train the networks of a scale at equal steps, and the U-Net at the cunet's FLOPs too; record all of it.
