@@ -3,8 +3,9 @@
 - `unet-*`, residual blocks: the standard DDPM U-Net, at `paper` scale the baseline of Calvo-Ordonez et al. (2024)
 - `cunet-*`, second-order ODEs: the continuous U-Net, one narrower block a level each way
 - `thin-*`, residual blocks; a control: the U-Net, narrowed to the cunet's parameters
-- `tied-*`, tied residual steps; a control: the cunet without its ODE, widened to its FLOPs
-- `ode1-*`, first-order ODEs; a control: the cunet without its velocity, widened to its FLOPs
+- `tied-*`, two residual steps with one set of weights; a control: shared weights without an ODE, at the cunet's FLOPs
+- `ode1-*`, first-order ODEs; a control: the cunet without its velocity, widened to its FLOPs; with the one
+  step of Euler that this leaves it, a narrower U-Net of residual blocks
 - `blind-*`, second-order ODEs; a control: the cunet without the diffusion time
 - `papercode-*`, the released code's blocks; a control: first order, without time, one step of RK4
 """
@@ -22,17 +23,18 @@ def _family(
     *,
     cunet: tuple[int, ...],
     thin: tuple[int, ...],
+    ode1: tuple[int, ...],
     tied: tuple[int, ...],
     released: tuple[int, ...],
 ) -> dict[str, UNetConfig]:
-    """The seven networks of a scale: the U-Net, and what follows from it and from four sets of widths."""
+    """The seven networks of a scale: the U-Net, and what follows from it and from five sets of widths."""
     continuous = replace(unet, widths=cunet, depth=1, block="dynamic")
     return {
         f"unet-{scale}": unet,
         f"cunet-{scale}": continuous,
         f"thin-{scale}": replace(unet, widths=thin),
-        f"tied-{scale}": replace(continuous, widths=tied, block="tied"),
-        f"ode1-{scale}": replace(continuous, widths=tied, block="first_order", method="euler"),
+        f"tied-{scale}": replace(continuous, widths=tied, block="tied", steps=2),
+        f"ode1-{scale}": replace(continuous, widths=ode1, block="first_order", method="euler"),
         f"blind-{scale}": replace(continuous, time=False),
         f"papercode-{scale}": replace(
             unet, widths=released, depth=(1,) * (len(released) - 1) + (0,), middle=1,
@@ -47,15 +49,21 @@ CIFAR10 = UNetConfig(channels=3, size=32, widths=(32, 64, 128, 256), depth=(3, 2
 PAPER = UNetConfig(channels=3, size=64, widths=(64, 128, 256, 512), depth=(3, 2, 2, 1), attention=(3,))
 
 PRESETS = {
-    **_family("digits", DIGITS, cunet=(8, 16, 20), thin=(8, 16, 24), tied=(12, 16, 24), released=(4, 16, 40)),
-    **_family("mnist", MNIST, cunet=(12, 20, 24), thin=(8, 16, 24), tied=(16, 24, 32), released=(8, 16, 64)),
     **_family(
-        "cifar10", CIFAR10, cunet=(24, 40, 64, 80), thin=(12, 24, 52, 100), tied=(32, 48, 80, 104),
-        released=(16, 32, 64, 128, 240),
+        "digits", DIGITS, cunet=(8, 16, 20), thin=(8, 16, 24), ode1=(12, 16, 24), tied=(8, 12, 20),
+        released=(4, 16, 40),
     ),
     **_family(
-        "paper", PAPER, cunet=(48, 80, 128, 160), thin=(24, 48, 96, 200), tied=(64, 96, 160, 224),
-        released=(32, 64, 128, 256, 480),
+        "mnist", MNIST, cunet=(12, 20, 24), thin=(8, 16, 24), ode1=(16, 24, 32), tied=(12, 16, 24),
+        released=(8, 16, 64),
+    ),
+    **_family(
+        "cifar10", CIFAR10, cunet=(24, 40, 64, 80), thin=(12, 24, 52, 100), ode1=(32, 48, 80, 104),
+        tied=(24, 36, 56, 72), released=(16, 32, 64, 128, 240),
+    ),
+    **_family(
+        "paper", PAPER, cunet=(48, 80, 128, 160), thin=(24, 48, 96, 200), ode1=(64, 96, 160, 224),
+        tied=(48, 72, 112, 144), released=(32, 64, 128, 256, 480),
     ),
 }  # fmt: skip
 """A preset's name to its configuration. `papercode-paper` is 480 wide at the bottom, where the released code

@@ -269,7 +269,7 @@ def test_a_control_changes_one_thing(scale):
         return {key for key in one if one[key] != other[key]}
 
     assert changed("unet", "thin") == {"widths"}
-    assert changed("cunet", "tied") == {"widths", "block"}
+    assert changed("cunet", "tied") == {"widths", "block", "steps"}
     assert changed("cunet", "ode1") == {"widths", "block", "method"}
     assert changed("cunet", "blind") == {"time"}
 
