@@ -55,6 +55,7 @@ def train(
     preset: Preset,
     out: Path,
     data: str = "digits",
+    data_dir: Path | None = None,
     steps: int = 1200,
     batch_size: int = 64,
     learning_rate: float = 8e-3,
@@ -74,7 +75,9 @@ def train(
     Args:
         preset: the network's name, such as unet-digits or cunet-digits.
         out: folder for the checkpoints.
-        data: digits or shapes.
+        data: digits or shapes, which come with the package; mnist or cifar10.
+        data_dir: the folder that holds mnist/train.parquet, or whatever the data set's name is; by default what
+            the environment's DYNDIFF_DATA names.
         steps: optimiser steps in all; the learning rate reaches 0 at the last.
         batch_size: images a step.
         learning_rate: at its highest, after the warm-up.
@@ -87,7 +90,7 @@ def train(
     from .train import TrainConfig
 
     config = TrainConfig(steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
-    train_preset(preset, data, out, config, schedule, target, checkpoint_every)
+    train_preset(preset, data, out, config, schedule, target, checkpoint_every, data_dir)
     print(f"Trained. Next: dyndiff sample {out} --out pictures")
 
 

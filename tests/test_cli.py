@@ -1,5 +1,6 @@
 """The command line: a mistake is one line and changes nothing; what is stopped goes on."""
 
+import io
 import json
 import os
 import re
@@ -254,6 +255,21 @@ def test_train_says_what_to_do_next_and_leaves_one_checkpoint(capsys, tmp_path):
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["run.json", "step-000002"]
     assert Denoiser.load("new").target == "eps"
     assert Denoiser.load("new").schedule.name == "linear"
+
+
+def test_train_reads_a_folder_of_parquet(capsys, tmp_path):
+    """A hundred random images in MNIST's layout."""
+    parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    images = pytest.importorskip("PIL.Image")
+    rows = []
+    for value in range(100):
+        images.new("L", (28, 28), value).save(file := io.BytesIO(), "png")
+        rows.append({"bytes": file.getvalue(), "path": None})
+    (tmp_path / "sets" / "mnist").mkdir(parents=True)
+    table = pyarrow.table({"image": rows, "label": [n % 10 for n in range(100)]})
+    parquet.write_table(table, tmp_path / "sets" / "mnist" / "train.parquet")
+    main(["train", "thin-mnist", "--data", "mnist", "--data-dir", "sets", "--out", "new", *TINY])
+    assert Denoiser.load("new").net.config.size == 28
 
 
 def test_an_interrupted_run_is_saved_and_goes_on_to_the_same_weights(tmp_path):

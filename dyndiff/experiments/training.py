@@ -25,6 +25,7 @@ def train_preset(
     schedule: str = "cosine",
     target: str = "v",
     checkpoint_every: int = 500,
+    data_dir: Path | None = None,
 ) -> Run:
     """Train a named network on a named data set, in front of the user.
 
@@ -40,7 +41,7 @@ def train_preset(
         raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
     torch.manual_seed(config.seed)  # the initial weights
     denoiser = Denoiser(create_model(preset), create_schedule(schedule), target)
-    images = load_images(data, "train", denoiser.net.config.size)
+    images = load_images(data, "train", denoiser.net.config.size, data_dir)
     denoiser.net.check_shape(images.pixels[:1], torch.ones(1))
     settings = {"preset": preset, "data": data, "schedule": schedule, "target": target, **asdict(config)}
 
