@@ -599,14 +599,14 @@ def test_states_part_no_faster_than_gronwall(derived, gamma):
     assert 0.5 * growth < float(apart.max()) <= growth
 
 
-@pytest.mark.parametrize("name", [name for name, config in PRESETS.items() if config.block in ("res", "dynamic")])
+@pytest.mark.parametrize("name", PRESETS)
 def test_costs_are_those_that_are_counted(name):
     """To the last parameter and operation."""
     config, net = PRESETS[name], create_model(name)
-    steps = [config.solver(level).steps for level in range(len(config.widths))] if config.block == "dynamic" else None
+    steps = [config.solver(level).steps for level in range(len(config.widths))]
     formula = network(
         config.widths, config.size, channels=config.channels, depths=config.depths, middle=config.middle,
-        attending=config.attention, steps=steps,
+        attending=config.attention, steps=steps, block=config.block,
     )  # fmt: skip
     image = torch.zeros(1, config.channels, config.size, config.size), torch.ones(1)
     assert formula == (count_parameters(net), count_flops(net, image))

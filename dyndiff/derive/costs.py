@@ -9,7 +9,7 @@ $$\text{residual block: } 36\,w^2 n, \qquad \text{dynamic block, } S \text{ leap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import sympy
@@ -58,10 +58,15 @@ def norm(width: Number) -> Cost:
     return Cost(2 * width, 0)
 
 
+def enter(a: Number, b: Number, pixels: Number) -> Cost:
+    """What passes by: a 1x1 convolution where the width changes."""
+    return Cost(0, 0) if a == b else conv(a, b, pixels, 1)
+
+
 def residual(a: Number, b: Number, pixels: Number, emb: Number) -> Cost:
-    """`ResBlock`: the shortcut is a convolution only where the width changes."""
-    shortcut = Cost(0, 0) if a == b else conv(a, b, pixels, 1)
-    return norm(a) + conv(a, b, pixels) + conv(emb, 2 * b, 1, 1) + norm(b) + conv(b, b, pixels) + shortcut
+    """`ResBlock`: two convolutions, scales and shifts between, and a shortcut."""
+    changed = norm(a) + conv(a, b, pixels) + conv(emb, 2 * b, 1, 1) + norm(b) + conv(b, b, pixels)
+    return changed + enter(a, b, pixels)
 
 
 def force(width: Number, pixels: Number) -> Cost:
@@ -71,9 +76,33 @@ def force(width: Number, pixels: Number) -> Cost:
 
 def dynamic(a: Number, b: Number, pixels: Number, emb: Number, steps: Number = 1) -> Cost:
     """`DynamicBlock` with leapfrog: its start and speed, scales and shifts with their slope, damping, force."""
-    position = Cost(0, 0) if a == b else conv(a, b, pixels, 1)
-    start = position + norm(a) + conv(a, b, pixels)
+    start = enter(a, b, pixels) + norm(a) + conv(a, b, pixels)
     return start + conv(emb, 2 * b, 1, 1) + (2 * b, 0) + (b, 0) + force(b, pixels).times(steps, shared=True)
+
+
+def tied(a: Number, b: Number, pixels: Number, emb: Number, steps: Number = 1) -> Cost:
+    """`TiedBlock`: scales and shifts, and a force, once a step."""
+    return enter(a, b, pixels) + conv(emb, 2 * b, 1, 1) + force(b, pixels).times(steps, shared=True)
+
+
+def first_order(a: Number, b: Number, pixels: Number, emb: Number, steps: Number = 1) -> Cost:
+    """`FirstOrderBlock` with Euler's method: a tied block with a slope."""
+    return tied(a, b, pixels, emb, steps) + Cost(2 * b, 0)
+
+
+def released(a: Number, b: Number, pixels: Number, emb: Number, steps: Number = 1) -> Cost:
+    """`ReleasedBlock` with RK4, four evaluations a step, and without the embedding."""
+    return enter(a, b, pixels) + force(b, pixels).times(4 * steps, shared=True)
+
+
+BLOCKS: dict[str, Callable[..., Cost]] = {
+    "res": lambda a, b, pixels, emb, steps: residual(a, b, pixels, emb),
+    "dynamic": dynamic,
+    "tied": tied,
+    "first_order": first_order,
+    "released": released,
+}
+"""A block's name, as in `UNetConfig`, to its cost."""
 
 
 def attention(width: Number, pixels: Number) -> Cost:
@@ -90,25 +119,34 @@ def network(
     middle: Number = 2,
     attending: Sequence[int] = (),
     steps: Sequence[Number] | None = None,
+    block: str | None = None,
 ) -> Cost:
-    """A whole `UNet`, from what its configuration says: of dynamic blocks where `steps` are given, a number a level."""
+    """A whole `UNet`, from what its configuration says.
+
+    Args:
+        widths, size, channels, middle: as there.
+        depths, steps: blocks and solver steps, a number a level.
+        attending: the levels with attention.
+        block: a key of `BLOCKS`; by default "dynamic" where `steps` are given, else "res".
+    """
     emb, last = 4 * widths[0], len(widths) - 1
     pixels = [(size / Integer(2) ** level) ** 2 for level in range(last + 1)]
 
-    def block(level: int, a: Number) -> Cost:
-        sizes = a, widths[level], pixels[level], emb
-        return residual(*sizes) if steps is None else dynamic(*sizes, steps[level])
+    make = BLOCKS[block or ("res" if steps is None else "dynamic")]
+
+    def filled(level: int, a: Number) -> Cost:
+        return make(a, widths[level], pixels[level], emb, 1 if steps is None else steps[level])
 
     total = conv(WAVES, emb, 1, 1) + conv(emb, emb, 1, 1)  # the time's embedding
     total += conv(channels, widths[0], pixels[0]) + norm(widths[0]) + conv(widths[0], channels, pixels[0])
     for level, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-        total += block(level, width).times(depth) + block(level, 2 * width).times(depth)
+        total += filled(level, width).times(depth) + filled(level, 2 * width).times(depth)
         if level in attending and depth != 0:
             total += attention(width, pixels[level]).times(2)
         if level < last:
             coarser, there = widths[level + 1], pixels[level + 1]
             total += conv(4 * width, coarser, there, 1) + conv(coarser, width, there, 1)
-    total += block(last, widths[last]).times(middle)
+    total += filled(last, widths[last]).times(middle)
     return total + (attention(widths[last], pixels[last]) if last in attending else Cost(0, 0))
 
 
