@@ -13,7 +13,8 @@ from .derivation import Derivation
 
 NAMES = (
     *("forward", "posterior", "bound", "targets", "flow", "ddim", "euler_maruyama"),  # diffusion, on the clock t
-    *("second_order", "leapfrog", "adjoint", "lipschitz", "costs"),  # a dynamic block's depth, on the clock tau
+    *("second_order", "leapfrog", "adjoint", "lipschitz"),  # a dynamic block's depth, on the clock tau
+    *("blocks", "costs"),  # what it is paid with
 )
 
 
