@@ -2,8 +2,8 @@
 
     python -m dyndiff.experiments.equal digits --out runs/equal-digits
 
-Each network is trained with the same data, noise, optimiser and seeds; the U-Net once more with so few steps
-that it spends the cunet's training FLOPs. Beside the presets stand two: `wide`, the cunet at the abstract's
+Each network is trained with the same data, noise, optimiser and seeds; the U-Net and the thin one once more, for
+as many steps as spend the cunet's training FLOPs. Beside the presets stand two: `wide`, the cunet at the abstract's
 promise of 25% of the U-Net's parameters and 30% of its FLOPs, and `distilled`, the cunet taught by the U-Net
 that was trained before it. A finished run is a JSON file in the folder, and its model a folder beside it: what
 is there is not run again, so that the command can be stopped and repeated, with more seeds or samples too.
@@ -36,6 +36,9 @@ from ..unet import UNet, UNetConfig
 from .quality import quality
 
 KINDS = ("unet", "cunet", "thin", "tied", "ode1", "blind", "papercode", "wide", "distilled")
+MATCHED = ("unet", "thin")
+"""Trained at the cunet's FLOPs too: the one makes fewer steps, the other more. `tied` and `ode1` have its FLOPs."""
+
 WIDE = {"digits": (8, 16, 24), "mnist": (12, 24, 32), "cifar10": (28, 48, 72, 96), "paper": (56, 88, 152, 176)}
 """Widths that spend up to 25% of the parameters and 30% of the FLOPs."""
 
@@ -138,7 +141,7 @@ def equal(
     learning_rate: float = 8e-3,
     samples: int = 10_000,
 ) -> None:
-    """Train the networks of a scale at equal steps, and the U-Net at the cunet's FLOPs too; record all of it.
+    """Train the networks of a scale at equal steps, two of them at equal FLOPs too; record all of it.
 
     Args:
         scale: digits, mnist, cifar10 or paper: the end of the presets' names.
@@ -157,8 +160,9 @@ def equal(
         raise ValueError(f"unknown kind {other[0]!r}; choose from {', '.join(KINDS)}")
     folder, size = output_folder(out), PRESETS[f"unet-{scale}"].size
     train_set, test_set = (load_images(data or scale, split, size, data_dir) for split in ("train", "test"))
-    short = round(steps * _flops(UNet(network("cunet", scale))) / _flops(UNet(network("unet", scale))))
-    plan = [(kind, steps) for kind in kinds] + [("unet", short)] * ("unet" in kinds)
+    spent = {kind: _flops(UNet(network(kind, scale))) for kind in ("cunet", *MATCHED)}
+    matched = {kind: round(steps * spent["cunet"] / spent[kind]) for kind in MATCHED if kind in kinds}
+    plan = [(kind, steps) for kind in kinds] + list(matched.items())
     runs = []
     for seed in range(seeds):
         for kind, count in plan:
@@ -179,7 +183,7 @@ def equal(
                 run["samples"] = {**draw(Denoiser.load(model), samples, seed, test_set), "measured": provenance()}
                 write_record(path, run)
             runs.append(run)
-    record: dict[str, Any] = {"scale": scale, "data": data or scale, "short_steps": short, "runs": runs}
+    record: dict[str, Any] = {"scale": scale, "data": data or scale, "matched_steps": matched, "runs": runs}
     record["table"] = table(runs)
     if samples:
         record["real"] = quality(to_unit(train_set.pixels[:samples]), test_set)
