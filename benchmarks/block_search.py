@@ -1,5 +1,7 @@
 """Which dynamic block learns most for its FLOPs? `python benchmarks/block_search.py --data-dir DIR`.
 
+    python benchmarks/block_search.py --data-dir DIR --steps 1000 --names unet "the presets' block" "weak forces"
+
 Each try is the continuous U-Net at MNIST's scale with one thing changed: where the velocity starts from, how strong
 forces are, what the force is made of, widths, steps, blocks, attention. All are trained with the same short recipe
 beside the standard U-Net, and judged by the validation loss of v. A finished try is kept in the record, and not run
@@ -28,8 +30,6 @@ from dyndiff.presets import PRESETS
 from dyndiff.profile import count_flops, count_parameters
 from dyndiff.records import RESULTS, provenance, write_record
 from dyndiff.unet import BLOCKS
-
-RESULT = RESULTS / "block_search.json"
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,9 @@ TRIES = {
 
 def search(
     data_dir: Path,
-    out: Path = RESULT,
-    steps: int = 600,
+    out: Path | None = None,
+    names: tuple[str, ...] = (),
+    steps: int = 400,
     batch_size: int = 64,
     learning_rates: tuple[float, ...] = (4e-3, 8e-3),
     seed: int = 0,
@@ -194,16 +195,22 @@ def search(
 
     Args:
         data_dir: the folder that holds `mnist/train.parquet` and `mnist/test.parquet`.
-        out: the record.
+        out: the record; by default block_search-STEPS.json among the package's results.
+        names: which tries, `unet` among them; by default all.
         steps, batch_size, learning_rates, seed: of the short recipe; the U-Net and the presets' block run at
             every learning rate, the other tries at the last.
     """
+    if other := sorted(set(names) - {"unet", *TRIES}):
+        raise ValueError(f"unknown try {other[0]!r}; choose from unet, {', '.join(TRIES)}")
+    out = out or RESULTS / f"block_search-{steps}.json"
     images, test = (load_images("mnist", split, 28, data_dir) for split in ("train", "test"))
     tries: list[dict[str, Any]] = read_json(out)["tries"] if out.exists() else []
     first = next(iter(TRIES))
     plan = [(name, rate) for rate in learning_rates for name in ("unet", first)]
     plan += [(name, learning_rates[-1]) for name in TRIES if name != first]
     for name, rate in plan:
+        if names and name not in names:
+            continue
         if any(row["name"] == name and row["learning_rate"] == rate for row in tries):
             continue
         config = TrainConfig(steps=steps, batch_size=batch_size, learning_rate=rate, seed=seed)
