@@ -5,8 +5,8 @@
 Each try is the continuous U-Net at MNIST's scale with one thing changed: where the velocity starts from, how strong
 forces are, what the force is made of, widths, steps, blocks, attention. All are trained with the same short recipe
 beside the standard U-Net, and judged by the validation loss of v. A finished try is kept in the record, and not run
-again. The presets take what won here; what lost stays in this file alone. "The promise" is that of the paper's abstract: 25% of the U-Net's parameters, and
-30% of its FLOPs.
+again. The presets take what won here; what lost stays in this file alone. "The promise" is that of the paper's
+abstract: 25% of the U-Net's parameters, and 30% of its FLOPs.
 """
 
 from __future__ import annotations
