@@ -216,7 +216,7 @@ def search(
     for name, rate in plan:
         if names and name not in names:
             continue
-        if any(row["name"] == name and row["learning_rate"] == rate for row in tries):
+        if any((row["name"], row["learning_rate"], row["seed"]) == (name, rate, seed) for row in tries):
             continue
         config = TrainConfig(steps=steps, batch_size=batch_size, learning_rate=rate, seed=seed)
         result = _trained(_network(name), config, images, test)
