@@ -11,9 +11,13 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional, arg
 
+from .cli_data import data
+from .run import TrainConfig
+
 Preset = Annotated[Positional[str], arg(metavar="PRESET")]
 Presets = Annotated[Positional[tuple[str, ...]], arg(metavar="PRESET...")]
 Model = Annotated[Positional[str], arg(metavar="RUN_OR_NAME")]
+Settings = Annotated[TrainConfig, arg(name="")]
 
 
 def demo(
@@ -41,7 +45,6 @@ def demo(
     """
     from .experiments.demo import comparison_table
     from .experiments.demo import demo as run_demo
-    from .train import TrainConfig
 
     config = TrainConfig(steps=steps, batch_size=batch_size, seed=seed)
     comparison = run_demo(out, config, samples, sampling_steps)
@@ -54,15 +57,16 @@ def demo(
 def train(
     preset: Preset,
     out: Path,
+    config: Settings,
     data: str = "digits",
     data_dir: Path | None = None,
-    steps: int = 1200,
-    batch_size: int = 64,
-    learning_rate: float = 8e-3,
     schedule: str = "cosine",
     target: str = "v",
     checkpoint_every: int = 500,
-    seed: int = 0,
+    keep: int = 1,
+    sample_every: int = 0,
+    tracker: str | None = None,
+    resume: bool = True,
 ) -> None:
     """Train a named network on a data set.
 
@@ -71,27 +75,29 @@ def train(
 
         dyndiff train cunet-digits --data digits --out runs/cunet
         dyndiff sample runs/cunet --out pictures
+        accelerate launch --num_processes 4 -m dyndiff train unet-cifar10 --data cifar10 --out runs/unet
 
     Args:
         preset: the network's name, such as unet-digits or cunet-digits.
         out: folder for the checkpoints.
-        data: digits or shapes, which come with the package; mnist or cifar10.
-        data_dir: the folder that holds mnist/train.parquet, or whatever the data set's name is; by default what
-            the environment's DYNDIFF_DATA names.
-        steps: optimiser steps in all; the learning rate reaches 0 at the last.
-        batch_size: images a step.
-        learning_rate: at its highest, after the warm-up.
+        config: how to train.
+        data: digits or shapes, which come with the package; another name that `dyndiff data list` shows; or a
+            folder of images or a parquet file.
+        data_dir: the folder of data sets; by default what the environment's DYNDIFF_DATA names, else
+            ~/.cache/dyndiff.
         schedule: of the noise: linear (Ho et al.), cosine or sigmoid; linear-zero and so on end in pure noise.
         target: what the network predicts: eps, x0 or v.
         checkpoint_every: steps between checkpoints.
-        seed: of the weights, the order of the images, the times and the noise.
+        keep: how many checkpoints stay, the newest ones.
+        sample_every: steps between pictures of what the model draws by then, in samples/; 0 for none.
+        tracker: what shows the curves, such as tensorboard: any of accelerate's that is installed.
+        resume: go on with the run that the folder holds; without, such a folder is an error.
     """
     from .experiments.training import train_preset
-    from .train import TrainConfig
 
-    config = TrainConfig(steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
-    train_preset(preset, data, out, config, schedule, target, checkpoint_every, data_dir)
-    print(f"Trained. Next: dyndiff sample {out} --out pictures")
+    run = train_preset(preset, data, out, config, schedule, target, checkpoint_every, data_dir, keep, sample_every,
+                       tracker, resume)  # fmt: skip
+    run.accelerator.print(f"Trained. Next: dyndiff sample {out} --out pictures")
 
 
 def sample(
@@ -204,6 +210,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sample": sample,
     "evaluate": evaluate,
     "profile": profile,
+    "data": data,
 }
 
 
@@ -221,7 +228,7 @@ def main(args: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         _stop(f"dyndiff: {error}", 2)
     except Interrupted as error:
-        _stop(f"\ndyndiff: {error}. The same command goes on from there.", 130)
+        _stop(f"\ndyndiff: {error}. The same command goes on from there.", 128 + error.signum)
     except KeyboardInterrupt:
         _stop("\ndyndiff: stopped", 130)
 

@@ -1,7 +1,7 @@
-"""Data sets as one tensor of bytes: small, the same everywhere, and no download for the first hour.
+"""Data sets as one tensor of bytes: two that come with the package, the hub's, and any folder of images.
 
-A loader takes a split and an image size and returns `Images`. Networks see floats in [-1, 1]
-(Ho et al., 2020, section 3.3): `to_unit` and `to_bytes` are the two ways across.
+The loader of one that comes with it takes a split and an image size and returns `Images`. Networks see
+floats in [-1, 1] (Ho et al., 2020, section 3.3): `to_unit` and `to_bytes` are the two ways across.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .parquet import LAYOUTS, read
+from . import prefetch
+from .hub import HUB
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,13 @@ class Images:
         pixels: uint8, shape (N, C, H, W).
         labels: int64, shape (N,).
         classes: the labels' names.
+        flips: whether a mirrored image is as good as the image.
     """
 
     pixels: Tensor
     labels: Tensor
     classes: tuple[str, ...]
+    flips: bool = False
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -78,29 +81,41 @@ def shapes(split: str, size: int) -> Images:
     return Images(to_bytes(2 * cover * shade - 1)[:, None], labels, ("disc", "square", "triangle"))
 
 
+# Mirrored, a 2 is no digit; the shapes are drawn left and right alike as it is.
 DATASETS = {"digits": digits, "shapes": shapes}
 """The name of a data set that comes with the package to its loader, `(split, size) -> Images`."""
+
+
+def check(name: str, size: int) -> None:
+    """Raise ValueError unless there can be a data set of that name, at that size."""
+    if name not in (*DATASETS, *HUB) and not (name and Path(name).exists()):
+        raise ValueError(f"unknown data set {name!r}; choose from {', '.join((*DATASETS, *HUB))}, "
+                         f"or give the path of a folder of images or of a parquet file")  # fmt: skip
+    if size < 4:
+        raise ValueError(f"images need at least 4 pixels a side, got {size}")
 
 
 def load_images(name: str, split: str = "train", size: int = 16, data_dir: str | Path | None = None) -> Images:
     """A data set by name.
 
     Args:
-        name: a key of `DATASETS`, or of `parquet.LAYOUTS`.
+        name: a key of `DATASETS`, or of `hub.HUB`; or the path of a folder of images, of a folder of parquet
+            files, or of one such file.
         split: "train" or "test".
-        size: the side that images are resized or drawn to, in pixels, >= 4.
-        data_dir: the folder that holds `NAME/SPLIT.parquet`, for a data set that doesn't come with the
-            package; by default what the environment's `DYNDIFF_DATA` names.
+        size: the side that images are resized or drawn to, in pixels, >= 4; of an image that is not square,
+            the middle is taken.
+        data_dir: the folder of data sets, for one that doesn't come with the package: `NAME/train.parquet` or
+            `NAME/train-*.parquet` are looked for in it, and arrays that are made are kept there. By default
+            what the environment's `DYNDIFF_DATA` names, else `~/.cache/dyndiff`.
+
+    Returns:
+        The split; its pixels lie in a file that is mapped into memory where `prefetch` has made an array. What
+        lies neither here nor there is downloaded first.
 
     Raises:
-        ValueError: on an unknown data set or split, a size below 4, or files that can't be read.
+        ValueError: on an unknown data set or split, a size below 4, or images that can't be found or read.
     """
-    if name not in (*DATASETS, *LAYOUTS):
-        raise ValueError(f"unknown data set {name!r}; choose from {', '.join((*DATASETS, *LAYOUTS))}")
+    check(name, size)
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}; choose from train, test")
-    if size < 4:
-        raise ValueError(f"images need at least 4 pixels a side, got {size}")
-    if name in LAYOUTS:
-        return Images(*read(name, split, size, data_dir), LAYOUTS[name].classes)
-    return DATASETS[name](split, size)
+    return DATASETS[name](split, size) if name in DATASETS else Images(*prefetch.load(name, split, size, data_dir))

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .files import newest_checkpoint, output_folder, read_json, read_tensors, write_json, write_tensors
+from .files import check_manifest, newest_checkpoint, output_folder, read_json, read_tensors, write_json, write_tensors
 from .schedules import SCHEDULES, Schedule, create_schedule, expand
 from .unet import UNet, UNetConfig
 
@@ -96,13 +96,14 @@ class Denoiser(nn.Module):
             ValueError: if there is none, or its files are damaged or don't belong together.
         """
         folder = _locate(source)
+        check_manifest(folder, "config.json", "model.safetensors")
         config, weights = read_json(folder / "config.json"), read_tensors(folder / "model.safetensors")
         try:
-            denoiser = cls(
-                UNet(UNetConfig.from_dict(config["net"])), create_schedule(**config["schedule"]), config["target"]
-            )
+            settings = UNetConfig.from_dict(config["net"])
+            _check_weights(settings, weights)
+            denoiser = cls(UNet(settings), create_schedule(**config["schedule"]), config["target"])
             denoiser.net.load_state_dict(weights)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"the model in {str(folder)!r} is damaged or not one of dyndiff's: {reason}") from None
         return denoiser.eval()
@@ -122,6 +123,17 @@ def _locate(source: str | Path) -> Path:
         f"no model {str(source)!r}: give a folder that holds a config.json, a training run's folder, "
         f"or one of {', '.join(bundled())}"
     )
+
+
+def _check_weights(config: UNetConfig, weights: dict[str, Tensor]) -> None:
+    """Raise ValueError unless a file's weights are the network's, before one too large fills the memory."""
+    blocks = 2 * sum(config.depths) + config.middle
+    if blocks > len(weights):
+        raise ValueError(f"{blocks} blocks can't be made of {len(weights)} weights")
+    with torch.device("meta"):  # shapes alone
+        shapes = {name: value.shape for name, value in UNet(config).state_dict().items()}
+    if wrong := [name for name in shapes if name not in weights or weights[name].shape != shapes[name]]:
+        raise ValueError(f"its weights are another network's, such as {wrong[0]}")
 
 
 def _is_named(schedule: Schedule) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,21 +16,29 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+UNFINISHED = ".unfinished-"
+"""In the names of what is being written; only a process that was killed leaves such a folder behind."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Lend a temporary name beside `path`; what was written there takes `path`'s place if all went well."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        temporary = Path(folder) / path.name
+    with _beside(path) as folder:
+        temporary = folder / path.name
         yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())  # a rename may reach the disk before what it renames
         os.replace(temporary, path)
 
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder: whole under its name, or absent."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        new, old = Path(folder) / "new", Path(folder) / "old"
+    """The same for a folder: whole under its name, or absent.
+
+    A process killed between the two renames leaves the old folder to `clear_unfinished`, which puts it back.
+    """
+    with _beside(path) as folder:
+        new, old = folder / "new", folder / "old"
         new.mkdir()
         yield new
         if path.exists():
@@ -39,6 +49,29 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             if old.exists():
                 os.replace(old, path)
             raise
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder; under its name it is whole or gone, at any moment. A full disk has room for that."""
+    removed = path.with_name(f".{path.name}{UNFINISHED}removed")
+    os.replace(path, removed)
+    shutil.rmtree(removed)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder; put back what they had only set aside."""
+    for left in folder.glob(f".*{UNFINISHED}*"):
+        path = folder / left.name[1:].rpartition(UNFINISHED)[0]
+        if (left / "old").exists() and not path.exists():
+            os.replace(left / "old", path)
+        shutil.rmtree(left)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A temporary folder on the same disk as `path`, so that a rename is all that it takes."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}{UNFINISHED}") as folder:
+        yield Path(folder)
 
 
 def output_folder(path: str | Path) -> Path:
@@ -88,6 +121,28 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"cannot read {str(path)!r} as safetensors (cut short, or another kind?): {error}") from None
+
+
+MANIFEST = "manifest.json"
+
+
+def write_manifest(folder: Path) -> None:
+    """Write down the SHA-256 of every file in a folder, in `manifest.json`."""
+    write_json(folder / MANIFEST, {path.name: _digest(path) for path in sorted(folder.iterdir())})
+
+
+def check_manifest(folder: Path, *names: str) -> None:
+    """Raise ValueError, naming it, if a file is no longer what was written; a folder without a manifest is trusted."""
+    if (folder / MANIFEST).exists():
+        written = read_json(folder / MANIFEST)
+        for path in (folder / name for name in names):
+            if path.is_file() and _digest(path) != written.get(path.name):
+                raise ValueError(f"{str(path)!r} is damaged: it is not the file that was written")
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def newest_checkpoint(folder: str | Path) -> Path | None:

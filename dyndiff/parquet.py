@@ -1,88 +1,117 @@
-"""Data sets that lie in a folder as parquet files: `DIR/mnist/train.parquet`, in the Hugging Face hub's layout.
+"""Parquet files of images, in the Hugging Face hub's layout: one row an image, encoded as PNG or JPEG.
 
-One column holds the encoded images (PNG or JPEG), another the labels. Reading them needs `dyndiff[data]`.
+One column holds `{bytes, path}` or bytes, another the labels. Reading them needs `dyndiff[data]`.
 """
 
 from __future__ import annotations
 
-import io
-import os
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-DATA_DIR = "DYNDIFF_DATA"
-"""The environment variable that names the folder of data sets, where no other is given."""
+if TYPE_CHECKING:
+    from pyarrow import Schema
+    from pyarrow.parquet import ParquetFile
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What a data set's files look like.
+class Encoded(NamedTuple):
+    """An image as a file holds it.
 
     Attributes:
-        image, label: the columns' names.
-        mode: "L" for grey images, "RGB" for coloured ones, as PIL says it.
-        classes: the labels' names.
+        where: how to name it to a person.
+        data: the bytes of a PNG, a JPEG or the like; None if the file has none for it.
+        label: its class; None if the file has none for it.
     """
 
-    image: str
-    label: str
-    mode: str
-    classes: tuple[str, ...]
+    where: str
+    data: bytes | None
+    label: int | None
 
 
-LAYOUTS = {
-    "mnist": Layout("image", "label", "L", tuple("0123456789")),
-    "cifar10": Layout("img", "label", "RGB", ("airplane", "automobile", "bird", "cat", "deer",
-                                              "dog", "frog", "horse", "ship", "truck")),
-}  # fmt: skip
-"""A data set's name to its layout."""
-
-
-def read(name: str, split: str, size: int, data_dir: str | Path | None = None) -> tuple[Tensor, Tensor]:
-    """The images and labels of a split.
+def rows(path: Path, image: str, label: str | None) -> Iterator[Encoded]:
+    """The images of a file, in its order; never more than some hundred in memory.
 
     Args:
-        name: a key of `LAYOUTS`.
-        split: "train" or "test".
-        size: the side in pixels that images are resized to, where it is not theirs.
-        data_dir: the folder that holds `NAME/SPLIT.parquet`; by default what `DYNDIFF_DATA` names.
-
-    Returns:
-        Pixels, uint8 of shape (N, C, size, size), and labels, int64 of shape (N,).
+        path: the file.
+        image: the column of images.
+        label: the column of labels; None: every image is of class 0.
 
     Raises:
-        ValueError: if the file is not there or not such a file, or pyarrow and pillow are not installed.
+        ValueError: if it is no such file, is cut short, or lacks such a column.
     """
+    with _opened(path) as file:
+        _check(path, file.schema_arrow, image, label)
+        row = 0
+        for batch in file.iter_batches(batch_size=128, columns=[image] if label is None else [image, label]):
+            labels = [0] * len(batch) if label is None else batch.column(label).to_pylist()
+            for value, number in zip(batch.column(image).to_pylist(), labels, strict=True):
+                data = value["bytes"] if isinstance(value, dict) else value
+                yield Encoded(f"{str(path)!r}, row {row}", data, number)
+                row += 1
+
+
+def count(path: Path) -> int:
+    """How many rows a file has; ValueError as `rows` says."""
+    with _opened(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def columns(path: Path) -> tuple[str, str | None, tuple[str, ...] | None]:
+    """Which columns of a file hold images and labels, and the classes' names, for a file that nobody described.
+
+    Returns:
+        The first column of encoded images; "label" if there is such a column; and what the hub's own
+        metadata calls the classes, if it does.
+
+    Raises:
+        ValueError: as `rows` says.
+    """
+    with _opened(path) as file:
+        schema = file.schema_arrow
+    images = [name for name in schema.names if _holds_images(schema, name)]
+    if not images:
+        raise ValueError(f"{str(path)!r} has no column of encoded images: it has {', '.join(schema.names)}")
+    label = "label" if "label" in schema.names else None
+    try:
+        names = json.loads(schema.metadata[b"huggingface"])["info"]["features"]["label"]["names"]
+    except (KeyError, TypeError, ValueError):  # none, or not the hub's
+        names = None
+    return images[0], label, tuple(map(str, names)) if names else None
+
+
+def _check(path: Path, schema: Schema, image: str, label: str | None) -> None:
+    from pyarrow import types
+
+    for column in (image, label):
+        if column is not None and column not in schema.names:
+            raise ValueError(f"{str(path)!r} has no column {column!r}: it has {', '.join(schema.names)}")
+    if not _holds_images(schema, image):
+        raise ValueError(f"column {image!r} of {str(path)!r} must hold encoded images, not {schema.field(image).type}")
+    if label is not None and not types.is_integer(schema.field(label).type):
+        raise ValueError(f"column {label!r} of {str(path)!r} must hold integers, not {schema.field(label).type}")
+
+
+def _holds_images(schema: Schema, name: str) -> bool:
+    from pyarrow import types
+
+    kind: Any = schema.field(name).type
+    if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[ParquetFile]:
     try:
         import pyarrow
-        from PIL import Image
-        from pyarrow import parquet
+        from pyarrow.parquet import ParquetFile
     except ImportError:
-        raise ValueError(f"the data set {name!r} is read from parquet files: pip install 'dyndiff[data]'") from None
-    folder = data_dir or os.environ.get(DATA_DIR)
-    if not folder:
-        raise ValueError(f"the data set {name!r} lies in a folder: name it by --data-dir, or by {DATA_DIR}")
-    path, layout = Path(folder) / name / f"{split}.parquet", LAYOUTS[name]
+        raise ValueError(f"reading {str(path)!r} needs pyarrow: pip install 'dyndiff[data]'") from None
     try:
-        table = parquet.read_table(path, columns=[layout.image, layout.label])
-        encoded = table[layout.image].combine_chunks().field("bytes")
-        images = [Image.open(io.BytesIO(item.as_py())).convert(layout.mode) for item in encoded]
-        labels = torch.tensor(table[layout.label].to_pylist())
-        pixels = torch.stack([torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8) for image in images])
-    except (OSError, KeyError, TypeError, RuntimeError, pyarrow.ArrowException) as error:
+        with ParquetFile(path, memory_map=True) as file:
+            yield file
+    except (OSError, pyarrow.ArrowException) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
-        raise ValueError(f"the data set {name!r} can't be read from {str(path)!r}: {reason}") from None
-    width, height = images[0].size
-    pixels = pixels.reshape(len(images), height, width, -1).permute(0, 3, 1, 2).contiguous()
-    return _resized(pixels, size), labels
-
-
-def _resized(pixels: Tensor, size: int) -> Tensor:
-    if pixels.shape[-2:] == (size, size):
-        return pixels
-    sized = F.interpolate(pixels.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=True)
-    return sized.round().to(torch.uint8)
+        raise ValueError(f"{str(path)!r} can't be read as parquet (cut short, or another kind?): {reason}") from None

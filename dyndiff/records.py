@@ -37,9 +37,9 @@ def write_record(path: Path, results: dict[str, Any]) -> None:
 
 def provenance() -> dict[str, Any]:
     """The command, the commit, the device and the library versions of this process."""
-    program = Path(sys.argv[0]).name
-    return {
-        "command": " ".join(["dyndiff" if program in ("__main__.py", "dyndiff") else program, *sys.argv[1:]]),
+    program = Path(sys.argv[0])
+    return {  # python -m dyndiff is dyndiff, python -m pytest is pytest
+        "command": " ".join([(program.parent if program.name == "__main__.py" else program).name, *sys.argv[1:]]),
         "commit": _commit(),
         "device": _device(),
         "threads": torch.get_num_threads(),

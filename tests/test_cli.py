@@ -312,7 +312,7 @@ def test_either_signal_stops_a_run_in_order(number, monkeypatch, capsys, tmp_pat
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as stopped:
         main(["train", "cunet-digits", "--out", "new", "--steps", "5", "--batch-size", "2"])
-    assert stopped.value.code == 130
+    assert stopped.value.code == 128 + number
     assert "stopped after step 2 of 5" in capsys.readouterr().err
     assert newest_checkpoint("new").name == "step-000002"
     assert signal.getsignal(number) is before

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from dyndiff.files import (
+    clear_unfinished,
     newest_checkpoint,
     output_folder,
     read_json,
     read_tensors,
+    remove_folder,
     replacing,
     replacing_folder,
     write_json,
@@ -68,6 +70,51 @@ def test_replacing_a_folder_keeps_the_old_one_on_an_exception(tmp_path):
         raise KeyboardInterrupt
     assert contents(tmp_path) == {"images/old": "old"}
     assert os.listdir(tmp_path) == ["images"]
+
+
+class Killed(BaseException):
+    """Stands for kill -9: what tidies up is not called."""
+
+
+def killed_while_replacing(path, monkeypatch, renames):
+    """Replace a folder in the way of a process that is killed before its nth rename."""
+    from dyndiff import files
+
+    replace = os.replace
+
+    def count(*args):
+        nonlocal renames
+        if renames == 0:
+            raise Killed
+        renames -= 1
+        replace(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.tempfile.TemporaryDirectory, "cleanup", lambda self: self._finalizer.detach())
+        patch.setattr(os, "replace", count)
+        with pytest.raises(Killed), replacing_folder(path) as temporary:
+            (temporary / "new").write_text("new")
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_what_a_killed_process_left_is_cleared(renames, tmp_path, monkeypatch):
+    """Before the first rename the old folder is in its place; after it, it has to be put back."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "old").write_text("old")
+    (tmp_path / ".mine").mkdir()
+    killed_while_replacing(tmp_path / "images", monkeypatch, renames)
+    assert len(os.listdir(tmp_path)) == 3 - renames
+    clear_unfinished(tmp_path)
+    assert contents(tmp_path) == {"images/old": "old"}
+    assert sorted(os.listdir(tmp_path)) == [".mine", "images"]
+    clear_unfinished(tmp_path / "nosuch")
+
+
+def test_a_folder_is_removed(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "old").write_text("old")
+    remove_folder(tmp_path / "images")
+    assert os.listdir(tmp_path) == []
 
 
 def test_output_folder_is_made_with_its_parents_and_left_empty(tmp_path):

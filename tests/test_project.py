@@ -31,7 +31,7 @@ def modules():
 
 def test_import_is_light():
     """Plots, data sets, devices and solvers come when they are used; torch itself comes at once."""
-    heavy = ["matplotlib", "sympy", "sklearn", "accelerate", "torchdiffeq", "diffusers", "scipy", "tyro", "PIL"]
+    heavy = "matplotlib sympy sklearn accelerate torchdiffeq diffusers scipy tyro PIL pyarrow".split()
     code = f"import sys, torch; before = set(sys.modules); import dyndiff; " \
            f"print(*[m for m in {heavy} if m in sys.modules and m not in before])"  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

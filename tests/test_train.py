@@ -19,8 +19,8 @@ from dyndiff.denoiser import denoising_loss
 from dyndiff.files import checkpoints
 from dyndiff.seeds import generator_for
 
-TRAINING = import_module("dyndiff.train")
-"""The module: `dyndiff.train` is its function."""
+TRAINING = import_module("dyndiff.run")
+"""The module that writes checkpoints."""
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +129,19 @@ def test_times_are_spread_over_the_batch(new_run, images):
     assert len({float(t[0]) for _, t in spy.seen}) == len(spy.seen)
 
 
+def test_half_of_the_images_are_mirrored_where_that_does_no_harm(new_run, images):
+    """And nothing else is drawn differently."""
+    finish(new_run(steps=20), images, plain := Spy())
+    finish(new_run(steps=20), replace(images, flips=True), flipped := Spy())
+    turned = 0
+    for (x0, t), (mirrored, same_t) in zip(plain.seen, flipped.seen, strict=True):
+        assert torch.equal(t, same_t)
+        for image, other in zip(x0, mirrored, strict=True):
+            assert torch.equal(other, image) or torch.equal(other, image.flip(-1))
+            turned += not torch.equal(other, image)
+    assert 50 < turned < 110  # of 160
+
+
 def test_average_is_the_moving_average_of_the_weights(new_run, images):
     run = new_run(ema_decay=0.6)
     average = run.denoiser.net.stem.weight.detach().clone()
@@ -174,6 +187,13 @@ def test_checkpoint_is_a_model_to_load(new_run, images, tmp_path):
     run.save(tmp_path)
     x, t = torch.randn(1, 1, 8, 8), torch.ones(1)
     assert torch.equal(Denoiser.load(tmp_path)(x, t), run.ema(x, t))
+
+
+def test_checkpoints_are_kept_as_asked(new_run, images, tmp_path):
+    run = new_run()
+    for _ in range(4):
+        advance(run, images, 1).save(tmp_path, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000003", "step-000004"]
 
 
 CRASHES = {"tensors": (TRAINING, "write_tensors"), "json": (TRAINING, "write_json"), "rename": (os, "replace")}
@@ -254,6 +274,8 @@ def truncate(name):
 
 
 DAMAGES = {
+    "warmup is text": rewrite_json(config={"warmup": "100"}),
+    "a loss is too long for a float": rewrite_json(losses=[0.5, 10**400]),
     "json missing": lambda checkpoint: (checkpoint / "training.json").unlink(),
     "json cut short": truncate("training.json"),
     "json is a list": lambda checkpoint: (checkpoint / "training.json").write_text("[]"),
@@ -273,6 +295,7 @@ DAMAGES = {
     "no weights": rewrite_tensors(lambda tensors: [tensors.pop(name) for name in list(tensors) if "net." in name]),
     "moment of another shape": replace_tensor("adam.exp_avg.stem.bias", torch.ones(3)),
     "moment is a scalar": replace_tensor("adam.exp_avg.stem.bias", torch.ones(())),
+    "step of another shape": replace_tensor("adam.step.stem.bias", torch.ones(3)),
     "weight of another shape": replace_tensor("net.stem.bias", torch.ones(3)),
     "model missing": lambda checkpoint: (checkpoint / "model.safetensors").unlink(),
 }  # fmt: skip
@@ -282,9 +305,23 @@ DAMAGES = {
 def test_a_damaged_checkpoint_is_a_value_error_that_names_it(damage, new_run, images, tmp_path):
     checkpoint = advance(new_run(), images, 2).save(tmp_path)
     damage(checkpoint)
-    with pytest.raises(ValueError, match=re.escape(str(checkpoint))) as caught:
-        Run.resume(tmp_path)
-    assert "\n" not in str(caught.value)
+    for trusted in (False, True):  # by its manifest, and without one
+        with pytest.raises(ValueError, match=re.escape(str(checkpoint))) as caught:
+            Run.resume(tmp_path)
+        assert "\n" not in str(caught.value)
+        if not trusted:
+            (checkpoint / "manifest.json").unlink()
+
+
+def test_a_weight_that_has_changed_is_noticed(new_run, images, tmp_path):
+    checkpoint = advance(new_run(), images, 2).save(tmp_path)
+    for name in ("model.safetensors", "training.safetensors"):
+        whole = (checkpoint / name).read_bytes()
+        (checkpoint / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(ValueError, match=f"{name}' is damaged: it is not the file that was written"):
+            Run.resume(tmp_path)
+        (checkpoint / name).write_bytes(whole)
+    Run.resume(tmp_path)
 
 
 def test_checkpoints_of_two_networks_do_not_mix(new_run, images, tiny, tmp_path):
@@ -326,6 +363,7 @@ def test_a_run_of_other_settings_says_what_differs(new_run):
 
 
 BAD = [
+    {"accumulate": 0}, {"precision": "fp8"}, {"steps": 2.5}, {"warmup": "100"}, {"seed": True}, {"compiled": None},
     {"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": -1e-3}, {"learning_rate": math.nan},
     {"ema_decay": 1.0}, {"ema_decay": -0.1}, {"ema_decay": math.nan}, {"clip_norm": -1.0}, {"clip_norm": math.nan},
     {"seed": -1}, {"learning_rate": math.inf},
@@ -335,7 +373,7 @@ BAD = [
 @pytest.mark.parametrize("setting", BAD, ids=str)
 def test_config_refuses_what_cannot_train(setting):
     ((name, value),) = setting.items()
-    with pytest.raises(ValueError, match=f"{name.split('_')[0]}.*got {value}"):
+    with pytest.raises(ValueError, match=f"{name.split('_')[0]}.*{re.escape(repr(value))}"):
         TrainConfig(**setting)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from ..data import load_images, to_unit
 from ..denoiser import Denoiser
-from ..files import newest_checkpoint, output_folder
+from ..files import clear_unfinished, newest_checkpoint, output_folder
 from ..plots import image_grids, save_figure, training_curves
 from ..presets import create_model
 from ..profile import profile
@@ -79,6 +79,7 @@ def demo(out: str | Path, config: TrainConfig, samples: int = 500, sampling_step
 
 def train_model(name: str, folder: Path, config: TrainConfig) -> Run:
     """Train a preset on the digits, or go on where `folder` left off."""
+    clear_unfinished(folder)
     if newest_checkpoint(folder) is not None:
         run = Run.resume(folder)
         run.require(config)
